@@ -1,0 +1,209 @@
+"""The agent's error tree and the one function that turns an exception into a status.
+
+Owns: which code a domain error carries, how an errno is written, and where Kata's wire wants a code of its own.
+Must not know: protobuf, sockets. Follows: Kata's agent 3.21, its status codes and texts ("ENOENT: No such file...").
+
+Everything a handler of `grpc.AgentService` fails with is INTERNAL on the wire, as in Kata's agent, except where
+`WIRE_CODES` or `KEPT` says otherwise: hosts hand the code on to containerd unchanged. The domain codes are what
+services of our own will answer with, and what the log shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+# google.rpc.Code, as numbers: importing an enum here would be the only reason to load it.
+OK = 0
+UNKNOWN = 2
+INVALID_ARGUMENT = 3
+DEADLINE_EXCEEDED = 4
+NOT_FOUND = 5
+ALREADY_EXISTS = 6
+PERMISSION_DENIED = 7
+RESOURCE_EXHAUSTED = 8
+FAILED_PRECONDITION = 9
+UNIMPLEMENTED = 12
+INTERNAL = 13
+UNAVAILABLE = 14
+
+
+class AgentError(Exception):
+    """A failure that the caller of a method is told about. `str()` is the text of the status."""
+
+    code = INTERNAL
+
+
+class InvalidRequest(AgentError):
+    """The request contradicts itself or the contract."""
+
+    code = INVALID_ARGUMENT
+
+
+class NotFound(AgentError):
+    """The thing that the request names is not there."""
+
+    code = NOT_FOUND
+
+
+class UnknownContainer(NotFound):
+    """No container has this id."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"Invalid container id {container_id!r}: there is no such container")
+        self.container_id = container_id
+
+
+class UnknownProcess(NotFound):
+    """The container has no process of this exec id (any more)."""
+
+    def __init__(self, container_id: str, exec_id: str) -> None:
+        super().__init__(f"Invalid exec id {exec_id!r}: container {container_id!r} has no such process")
+        self.container_id = container_id
+        self.exec_id = exec_id
+
+
+class AlreadyExists(AgentError):
+    """The thing to be made is there already."""
+
+    code = ALREADY_EXISTS
+
+
+class WrongState(AgentError):
+    """The thing is there, but not in a state that allows this."""
+
+    code = FAILED_PRECONDITION
+
+
+class NoTerminal(WrongState):
+    """The process has no terminal. Hosts look for this very text."""
+
+    def __init__(self) -> None:
+        super().__init__("no tty")
+
+
+class EndOfStream(AgentError):
+    """An output stream has ended. Hosts look for `eof`; an empty success would make them ask for ever."""
+
+    def __init__(self, text: str = "read meet eof") -> None:
+        super().__init__(text)
+
+
+class NotSupported(AgentError):
+    """A kind of thing that this agent does not do."""
+
+    code = UNIMPLEMENTED
+
+
+class Denied(AgentError):
+    """Policy forbids it."""
+
+    code = PERMISSION_DENIED
+
+
+class Exhausted(AgentError):
+    """A limit has been reached."""
+
+    code = RESOURCE_EXHAUSTED
+
+
+class TimedOut(AgentError):
+    """Something that was waited for did not happen in time."""
+
+    code = DEADLINE_EXCEEDED
+
+
+class KernelError(AgentError):
+    """A system call failed where the bare `OSError` would not say enough. Prefer letting `OSError` through."""
+
+    def __init__(self, operation: str, path: str, number: int) -> None:
+        super().__init__(f"{operation} {path}: {errno_text(number)}" if path else f"{operation}: {errno_text(number)}")
+        self.errno = number
+        self.code = ERRNO_CODES.get(number, INTERNAL)
+
+
+ERRNO_CODES = {
+    errno.EINVAL: INVALID_ARGUMENT,
+    errno.ENOENT: NOT_FOUND,
+    errno.ESRCH: NOT_FOUND,
+    errno.EEXIST: ALREADY_EXISTS,
+    errno.EPERM: PERMISSION_DENIED,
+    errno.EACCES: PERMISSION_DENIED,
+    errno.ENOMEM: RESOURCE_EXHAUSTED,
+    errno.ENOSPC: RESOURCE_EXHAUSTED,
+    errno.EMFILE: RESOURCE_EXHAUSTED,
+    errno.EBUSY: FAILED_PRECONDITION,
+    errno.EOPNOTSUPP: UNIMPLEMENTED,
+    errno.ENOSYS: UNIMPLEMENTED,
+    errno.ETIMEDOUT: DEADLINE_EXCEEDED,
+}
+
+# Errors whose own code reaches the host whatever the method.
+KEPT: tuple[type[AgentError], ...] = (Denied,)
+
+# Where the wire wins: (method, error) -> (code, text or None for the error's own). The quotes belong to the text:
+# Kata's agent debug-formats it, and the Go runtime's tests compare with them.
+_QUOTED_ID = (INVALID_ARGUMENT, '"invalid container id"')
+_NO_TTY = (UNAVAILABLE, None)
+WIRE_CODES: dict[tuple[str, type[AgentError]], tuple[int, str | None]] = {
+    ("UpdateContainer", UnknownContainer): _QUOTED_ID,
+    ("StatsContainer", UnknownContainer): _QUOTED_ID,
+    ("PauseContainer", UnknownContainer): _QUOTED_ID,
+    ("ResumeContainer", UnknownContainer): _QUOTED_ID,
+    ("CloseStdin", UnknownContainer): (INVALID_ARGUMENT, None),
+    ("CloseStdin", UnknownProcess): (INVALID_ARGUMENT, None),
+    ("TtyWinResize", UnknownContainer): _NO_TTY,
+    ("TtyWinResize", UnknownProcess): _NO_TTY,
+    ("TtyWinResize", NoTerminal): _NO_TTY,
+}
+
+
+def errno_text(number: int) -> str:
+    """`ENOENT: No such file or directory`: the form in which Kata's hosts look for an errno."""
+    return f"{errno.errorcode.get(number, f'errno {number}')}: {os.strerror(number)}"
+
+
+def describe(error: BaseException) -> str:
+    """The text of an exception, as the caller of a method reads it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _describe_os_error(error)
+    text = str(error)
+    return text if text else type(error).__name__
+
+
+def wire_status(method: str, error: BaseException) -> tuple[int, str]:
+    """Code and text that a failed handler of `grpc.AgentService` answers with. `method` is its bare name."""
+    if isinstance(error, AgentError):
+        if isinstance(error, KEPT):
+            return error.code, describe(error)
+        code, text = WIRE_CODES.get((method, type(error)), (INTERNAL, None))
+        return code, describe(error) if text is None else text
+    return INTERNAL, describe(error)
+
+
+def is_internal(error: BaseException) -> bool:
+    """Whether this is a defect of ours (its trace belongs in the log) and not an answer."""
+    return not isinstance(error, (AgentError, OSError))
+
+
+def _describe_os_error(error: OSError) -> str:
+    """`operation path: ENOENT: ...`. The kernel facade puts operation and path into `strerror` and `filename`."""
+    assert error.errno is not None  # noqa: S101 - the caller looked
+    parts = [part for part in (_operation(error), _path(error.filename), _path(error.filename2)) if part]
+    where = " ".join(parts)
+    return f"{where}: {errno_text(error.errno)}" if where else errno_text(error.errno)
+
+
+def _operation(error: OSError) -> str:
+    """The facade's operation, when `strerror` holds more than the kernel's own text for the errno."""
+    text = error.strerror or ""
+    known = os.strerror(error.errno or 0)
+    if text == known:
+        return ""
+    return text.removesuffix(known).rstrip(" :")
+
+
+def _path(value: object) -> str:
+    if value is None:
+        return ""
+    return os.fsdecode(value) if isinstance(value, (str, bytes)) else str(value)
