@@ -1,0 +1,35 @@
+"""What holds for every test: the `requires` marker, and the layer of each test as a marker of its own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kata_testing import requires
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse misspelt needs at collection: a need that nobody declared would otherwise skip for ever."""
+    for item in items:
+        for need in needs_of(item):
+            if need.partition(":")[0] not in requires.NEEDS:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: no need is called {need!r}; see kata_testing/requires.py"
+                )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose machine lacks something, or fail it when KATA_TEST_REQUIRE demands it."""
+    lack = requires.missing(needs_of(item), os.environ.get(requires.VARIABLE, ""))
+    if lack is None:
+        return
+    text, must_be_there = lack
+    if must_be_there:
+        pytest.fail(f"{text} ({requires.VARIABLE} demands it)", pytrace=False)
+    pytest.skip(text)
+
+
+def needs_of(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(str(need) for marker in item.iter_markers("requires") for need in marker.args)

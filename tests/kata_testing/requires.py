@@ -1,0 +1,139 @@
+"""What tests may need from the machine, each tried by doing it.
+
+A test says `@pytest.mark.requires("root", "cgroup2:memory")`; `tests/conftest.py` asks `missing()` before it
+runs. What is missing skips the test, unless the environment variable KATA_TEST_REQUIRE says that this machine must
+have it: a comma-separated list of needs, where `all` stands for everything that `scripts/setup --tests` and root
+together provide. Then it fails.
+
+Probes run once per session, each with a deadline. This module knows no test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from kata_testing.repository import BUILD, GUEST_FILES
+
+VARIABLE = "KATA_TEST_REQUIRE"
+PROBE_TIMEOUT_S = 30.0
+
+
+class Need(NamedTuple):
+    """One thing that a test may need."""
+
+    probe: Callable[[str], str | None]
+    """Gets what stands after the colon; returns why the need is missing, None when it is there."""
+
+    by_setup: bool
+    """True when scripts/setup and root provide it everywhere; False when it depends on kernel or hardware."""
+
+
+def _run(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        return f"{command[0]} is not installed"
+    except subprocess.TimeoutExpired:
+        return f"{' '.join(command)} took more than {PROBE_TIMEOUT_S:.0f} s"
+    if done.returncode:
+        return f"{' '.join(command)} exited {done.returncode}: {done.stderr.strip()[-300:]}"
+    return None
+
+
+def _program(*command: str) -> Callable[[str], str | None]:
+    return lambda _: _run(*command)
+
+
+def crun_path() -> str | None:
+    """The crun that tests use: the one named in KATA_AGENT_CRUN, our static build, or the one in PATH."""
+    named = os.environ.get("KATA_AGENT_CRUN")
+    if named:
+        return named
+    built = BUILD / "crun"
+    return str(built) if os.access(built, os.X_OK) else shutil.which("crun")
+
+
+def _probe_root(_: str) -> str | None:
+    if os.geteuid() != 0:
+        return "not root"
+    return _run("unshare", "--mount", "--pid", "--fork", "true")
+
+
+def _probe_crun(_: str) -> str | None:
+    path = crun_path()
+    return "no crun: build it with `kata-image build`" if path is None else _run(path, "--version")
+
+
+def _probe_guest_image(_: str) -> str | None:
+    absent = [file.name for file in GUEST_FILES if not file.is_file()]
+    return f"build/guest has no {', '.join(absent)}: run `kata-image build`" if absent else None
+
+
+def _probe_cgroup2(controller: str) -> str | None:
+    script = 'mount -t cgroup2 none /mnt && cat /mnt/cgroup.controllers && mkdir "/mnt/$1" && rmdir "/mnt/$1"'
+    name = f"kata-probe-{os.getpid()}"
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    if done.returncode:
+        return f"cannot make a group in a cgroup2 mount: {done.stderr.strip()}"
+    if controller and controller not in done.stdout.split():
+        return f"cgroup v2 has no {controller} controller here (it has: {done.stdout.strip() or 'none'})"
+    return None
+
+
+def _probe_path(path: str) -> Callable[[str], str | None]:
+    return lambda _: None if os.path.exists(path) else f"{path} does not exist"
+
+
+NEEDS: Mapping[str, Need] = {
+    "root": Need(_probe_root, by_setup=True),
+    "crun": Need(_probe_crun, by_setup=True),
+    "busybox": Need(_program("busybox", "true"), by_setup=True),
+    "go": Need(_program("go", "version"), by_setup=True),
+    "qemu": Need(_program("qemu-system-x86_64", "--version"), by_setup=True),
+    "guest-image": Need(_probe_guest_image, by_setup=True),
+    "netns": Need(_program("unshare", "--net", "true"), by_setup=True),
+    "cgroup2": Need(_probe_cgroup2, by_setup=True),
+    "userns": Need(_program("unshare", "--user", "--map-root-user", "true"), by_setup=False),
+    "vsock": Need(_probe_path("/dev/vsock"), by_setup=False),
+    "kvm": Need(_probe_path("/dev/kvm"), by_setup=False),
+}
+
+
+@cache
+def why_missing(need: str) -> str | None:
+    """Why this machine lacks `need`, None when it has it. KeyError for a name that nobody declared."""
+    name, _, argument = need.partition(":")
+    return NEEDS[name].probe(argument)
+
+
+def is_demanded(need: str, demanded: str) -> bool:
+    """Whether the value of KATA_TEST_REQUIRE says that this machine must have `need`.
+
+    `all` covers no need with an argument (`cgroup2:memory`): those are properties of the machine's kernel.
+    """
+    words = {word.strip() for word in demanded.split(",")}
+    if need in words:
+        return True
+    return "all" in words and need in NEEDS and NEEDS[need].by_setup
+
+
+def missing(needs: tuple[str, ...], demanded: str) -> tuple[str, bool] | None:
+    """The first need that is not there: the text that says so, and whether it must have been. None: all there."""
+    for need in needs:
+        reason = why_missing(need)
+        if reason is not None:
+            return f"requires {need}: {reason}", is_demanded(need, demanded)
+    return None
