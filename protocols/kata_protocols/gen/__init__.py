@@ -1,0 +1,1 @@
+"""Generated from `proto/` by `kata_protocols.generate`; never edited."""
