@@ -1,12 +1,14 @@
 """The agent's error tree and the one function that turns an exception into a status.
 
-Owns: which code a domain error carries, how an errno is written, and where Kata's wire wants a code of its own.
-Must not know: protobuf, sockets. Follows: Kata's agent 3.21, its status codes and texts ("ENOENT: No such file...").
+Owns: the code of a domain error, how an errno is written, and where Kata's wire wants a code of its own.
+Must not know: protobuf, sockets. Follows: Kata's agent 3.21, status codes and texts ("ENOENT: No such file").
 
-Everything a handler of `grpc.AgentService` fails with is INTERNAL on the wire, as in Kata's agent, except where
-`WIRE_CODES` or `KEPT` says otherwise: hosts hand the code on to containerd unchanged. The domain codes are what
-services of our own will answer with, and what the log shows.
+Everything a handler of `grpc.AgentService` fails with is INTERNAL on the wire, as in Kata's agent, except
+where `WIRE_CODES` or `KEPT` says otherwise: hosts hand the code on to containerd unchanged. The domain codes
+are what services of our own will answer with, and what the log shows.
 """
+
+# ruff: noqa: N818 - the names say what happened; that they are errors is their base class
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ class NoTerminal(WrongState):
         super().__init__("no tty")
 
 
-class EndOfStream(AgentError):
+class EndOfOutput(AgentError):
     """An output stream has ended. Hosts look for `eof`; an empty success would make them ask for ever."""
 
     def __init__(self, text: str = "read meet eof") -> None:
@@ -114,10 +116,12 @@ class TimedOut(AgentError):
 
 
 class KernelError(AgentError):
-    """A system call failed where the bare `OSError` would not say enough. Prefer letting `OSError` through."""
+    """A system call failed and `OSError` would not say enough; else let `OSError` through."""
 
     def __init__(self, operation: str, path: str, number: int) -> None:
-        super().__init__(f"{operation} {path}: {errno_text(number)}" if path else f"{operation}: {errno_text(number)}")
+        super().__init__(
+            f"{operation} {path}: {errno_text(number)}" if path else f"{operation}: {errno_text(number)}"
+        )
         self.errno = number
         self.code = ERRNO_CODES.get(number, INTERNAL)
 
@@ -141,20 +145,21 @@ ERRNO_CODES = {
 # Errors whose own code reaches the host whatever the method.
 KEPT: tuple[type[AgentError], ...] = (Denied,)
 
-# Where the wire wins: (method, error) -> (code, text or None for the error's own). The quotes belong to the text:
-# Kata's agent debug-formats it, and the Go runtime's tests compare with them.
+# Where the wire wins: (method, error or a class above it) -> (code, text or None for the error's own). The quotes
+# belong to the text: Kata's agent debug-formats it, and hosts compare with it.
 _QUOTED_ID = (INVALID_ARGUMENT, '"invalid container id"')
-_NO_TTY = (UNAVAILABLE, None)
 WIRE_CODES: dict[tuple[str, type[AgentError]], tuple[int, str | None]] = {
-    ("UpdateContainer", UnknownContainer): _QUOTED_ID,
-    ("StatsContainer", UnknownContainer): _QUOTED_ID,
-    ("PauseContainer", UnknownContainer): _QUOTED_ID,
-    ("ResumeContainer", UnknownContainer): _QUOTED_ID,
-    ("CloseStdin", UnknownContainer): (INVALID_ARGUMENT, None),
-    ("CloseStdin", UnknownProcess): (INVALID_ARGUMENT, None),
-    ("TtyWinResize", UnknownContainer): _NO_TTY,
-    ("TtyWinResize", UnknownProcess): _NO_TTY,
-    ("TtyWinResize", NoTerminal): _NO_TTY,
+    ("UpdateContainer", NotFound): _QUOTED_ID,
+    ("StatsContainer", NotFound): _QUOTED_ID,
+    ("PauseContainer", NotFound): _QUOTED_ID,
+    ("ResumeContainer", NotFound): _QUOTED_ID,
+    ("CloseStdin", NotFound): (INVALID_ARGUMENT, None),
+    ("TtyWinResize", NotFound): (UNAVAILABLE, None),
+    ("TtyWinResize", WrongState): (UNAVAILABLE, None),
+    ("UpdateInterface", InvalidRequest): (INVALID_ARGUMENT, None),
+    ("UpdateRoutes", InvalidRequest): (INVALID_ARGUMENT, None),
+    ("AddARPNeighbors", InvalidRequest): (INVALID_ARGUMENT, None),
+    ("SetPolicy", InvalidRequest): (INVALID_ARGUMENT, None),
 }
 
 
@@ -173,12 +178,22 @@ def describe(error: BaseException) -> str:
 
 def wire_status(method: str, error: BaseException) -> tuple[int, str]:
     """Code and text that a failed handler of `grpc.AgentService` answers with. `method` is its bare name."""
-    if isinstance(error, AgentError):
-        if isinstance(error, KEPT):
-            return error.code, describe(error)
-        code, text = WIRE_CODES.get((method, type(error)), (INTERNAL, None))
-        return code, describe(error) if text is None else text
+    if not isinstance(error, AgentError):
+        return INTERNAL, describe(error)
+    if isinstance(error, KEPT):
+        return error.code, describe(error)
+    for kind in type(error).__mro__:
+        if (method, kind) in WIRE_CODES:
+            code, text = WIRE_CODES[method, kind]
+            return code, describe(error) if text is None else text
     return INTERNAL, describe(error)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The one exception inside nested groups, or the group itself when it holds several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def is_internal(error: BaseException) -> bool:
@@ -187,7 +202,7 @@ def is_internal(error: BaseException) -> bool:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """`operation path: ENOENT: ...`. The kernel facade puts operation and path into `strerror` and `filename`."""
+    """`operation path: ENOENT: ...`: the kernel facade has both in `strerror` and `filename`."""
     assert error.errno is not None  # noqa: S101 - the caller looked
     parts = [part for part in (_operation(error), _path(error.filename), _path(error.filename2)) if part]
     where = " ".join(parts)

@@ -1,0 +1,5 @@
+"""`python -m kata_agent`."""
+
+from kata_agent.main import main
+
+main()

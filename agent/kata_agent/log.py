@@ -1,0 +1,113 @@
+"""Structured log: one JSON object a line on standard output, as Kata's log parser reads it.
+
+Owns: the record's form and a write that never blocks the loop. Must not know: what is logged about (callers
+pass fields), `logging` and its handlers (0.3 MB and a lock for nothing). Follows: the record keys of Kata's
+agent 3.21. Never pass request contents, environment values or file data.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+# The C half of the standard library's json, without the 0.2 MB of its pure Python half.
+from _json import encode_basestring_ascii as _quote
+
+LEVELS = ("trace", "debug", "info", "warn", "error", "critical")
+_NAMES = {
+    "trace": "TRCE",
+    "debug": "DEBG",
+    "info": "INFO",
+    "warn": "WARN",
+    "error": "ERRO",
+    "critical": "CRIT",
+}
+
+# A write of at most PIPE_BUF is whole or not at all, and does not block once the pipe polls writable.
+LINE_LIMIT_BYTES = select.PIPE_BUF
+_VALUE_LIMIT = 1500
+
+
+class Log:
+    """Writes records to a descriptor. A reader that does not keep up loses lines and is told how many."""
+
+    def __init__(self, fd: int = 1, level: str = "info") -> None:
+        self._fd = fd
+        self._threshold = LEVELS.index(level)
+        self._dropped = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def set_level(self, level: str) -> None:
+        """Records below `level` are not written from now on."""
+        self._threshold = LEVELS.index(level)
+
+    def debug(self, subsystem: str, message: str, **fields: object) -> None:
+        """Write a record that helps to find a defect."""
+        self.write("debug", subsystem, message, **fields)
+
+    def info(self, subsystem: str, message: str, **fields: object) -> None:
+        """Write a record of a life-cycle change."""
+        self.write("info", subsystem, message, **fields)
+
+    def warn(self, subsystem: str, message: str, **fields: object) -> None:
+        """Write a record of something that went wrong without failing the work."""
+        self.write("warn", subsystem, message, **fields)
+
+    def error(self, subsystem: str, message: str, **fields: object) -> None:
+        """Write a record of a defect."""
+        self.write("error", subsystem, message, **fields)
+
+    def write(self, level: str, subsystem: str, message: str, **fields: object) -> None:
+        """Write one record, or count it as dropped when the reader is behind or gone."""
+        if LEVELS.index(level) < self._threshold:
+            return
+        if self._dropped:
+            fields["dropped-records"] = self._dropped
+        line = render(level, subsystem, message, fields, time.time_ns(), os.getpid())
+        self._dropped = 0 if self._put(line) else self._dropped + 1
+
+    def _put(self, line: bytes) -> bool:
+        try:
+            ready = self._poll.poll(0)
+            if not ready or not ready[0][1] & select.POLLOUT:
+                return False
+            os.write(self._fd, line)
+        except OSError:
+            return False  # no console, or its reader has gone: there is nowhere to say it
+        return True
+
+
+def render(
+    level: str, subsystem: str, message: str, fields: dict[str, object], time_ns: int, pid: int
+) -> bytes:
+    """One record as a line of at most `LINE_LIMIT_BYTES`. Later fields win over the fixed ones."""
+    record = {
+        "msg": message,
+        "level": _NAMES[level],
+        "ts": timestamp(time_ns),
+        "version": "0.1.0",
+        "subsystem": subsystem,
+        "pid": str(pid),
+        "name": "kata-agent",
+        "source": "agent",
+    }
+    record.update((key, str(value)) for key, value in fields.items())
+    limit = _VALUE_LIMIT
+    while True:
+        items = (f"{_quote(key)}:{_quote(_shorten(value, limit))}" for key, value in record.items())
+        line = ("{" + ",".join(items) + "}\n").encode()
+        if len(line) <= LINE_LIMIT_BYTES or limit < len("ts"):
+            return line[:LINE_LIMIT_BYTES]
+        limit //= 2
+
+
+def timestamp(time_ns: int) -> str:
+    """RFC 3339 in UTC with nanoseconds."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
+
+
+def _shorten(value: str, limit: int) -> str:
+    return value if len(value) <= limit else value[:limit] + "..."
