@@ -1,4 +1,4 @@
-"""What holds for every test: the `requires` marker, and the layer of each test as a marker of its own."""
+"""What holds for every test: the `requires` marker."""
 
 from __future__ import annotations
 
