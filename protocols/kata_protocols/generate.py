@@ -1,9 +1,9 @@
-"""Generates `gen/` from `proto/`: `python -m kata_protocols.generate`, or with `--check` says what is out of date.
+"""Generates `gen/` from `proto/`: `python -m kata_protocols.generate`; `--check` says what is out of date.
 
-Runs on a developer's machine only (grpcio-tools is in the `dev` extra). protoc names a module after its file's
-path, so `kata_protocols/proto/agent.proto` would import from `kata_protocols.proto`; the imports are rewritten to
-`kata_protocols.gen`, where the modules are. The long file names keep ours apart from other people's
-`health.proto` or `csi.proto` in the process-wide descriptor pool.
+Runs on a developer's machine only (grpcio-tools is in the `dev` extra). protoc names a module after its
+file's path, so `kata_protocols/proto/agent.proto` would import from `kata_protocols.proto`; the imports are
+rewritten to `kata_protocols.gen`, where the modules are. The long file names keep ours apart from other
+people's `health.proto` or `csi.proto` in the process-wide descriptor pool.
 """
 
 from __future__ import annotations

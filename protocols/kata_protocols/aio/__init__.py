@@ -1,0 +1,1 @@
+"""ttRPC over sockets with asyncio: server, client, addresses."""

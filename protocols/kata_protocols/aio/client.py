@@ -1,0 +1,157 @@
+"""The client: calls over one connected socket, any number at a time.
+
+Owns the socket it is given and a map from stream id to waiter; starts no task. A deadline is sent along and kept
+locally; an answer that comes after it is dropped. When the connection is lost every waiter fails with
+ConnectionLostError, which is not a status: nobody knows what became of the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from kata_protocols.aio.transport import Transport
+from kata_protocols.status import KNOWN_CODES, Code, StatusError
+from kata_protocols.ttrpc.connection import Connection
+from kata_protocols.ttrpc.events import (
+    ConnectionEnded,
+    Event,
+    Metadata,
+    Rejected,
+    ResponseReceived,
+)
+from kata_protocols.ttrpc.state import Role
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from kata_protocols.services import Method
+
+SCRATCH_BYTES = 64 * 1024
+MAX_QUEUED_BYTES = 8 * 1024 * 1024
+
+
+class ConnectionLostError(ConnectionError):
+    """The connection ended before the call did; whether the call took effect is not known."""
+
+
+class Client:
+    """One connection to a server. Make it inside a running loop; it takes the socket over."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(0)
+        self._loop = asyncio.get_running_loop()
+        self._codec = Connection(Role.CLIENT)
+        self._waiters: dict[int, asyncio.Future[bytes]] = {}
+        self._lost: ConnectionLostError | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gone = asyncio.Event()
+        self._transport = Transport(
+            self._loop,
+            sock,
+            memoryview(bytearray(SCRATCH_BYTES)),
+            on_data=self._on_data,
+            on_lost=self._on_lost,
+            on_drained=self._room.set,
+        )
+        self._transport.resume_reading()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone; every further call fails."""
+        return self._lost is not None
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is gone, whoever ended it."""
+        await self._gone.wait()
+
+    async def call(
+        self,
+        method: Method,
+        request: Message,
+        *,
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> Any:
+        """Call `method`; return its response message.
+
+        Raises StatusError with the server's status (DEADLINE_EXCEEDED also when the server says nothing in time),
+        ConnectionLostError, or MessageTooLargeError when the request exceeds 4 MiB.
+        """
+        payload = request.SerializeToString()
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                return method.response_type.FromString(
+                    await self._exchange(method, payload, timeout_s, metadata)
+                )
+        except TimeoutError:
+            raise StatusError(Code.DEADLINE_EXCEEDED, "timeout") from None
+
+    async def _exchange(
+        self, method: Method, payload: bytes, timeout_s: float | None, metadata: Metadata
+    ) -> bytes:
+        if self._transport.queued_bytes > MAX_QUEUED_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        if self._lost is not None:
+            raise ConnectionLostError(*self._lost.args)
+        timeout_nano = 0 if timeout_s is None else max(1, int(timeout_s * 1e9))
+        stream_id, data = self._codec.send_request(
+            method.service, method.name, payload, timeout_nano=timeout_nano, metadata=metadata
+        )
+        waiter: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiters[stream_id] = waiter
+        try:
+            self._transport.write(data)
+            return await waiter
+        finally:
+            del self._waiters[stream_id]
+            self._codec.forget(stream_id)
+
+    def _on_data(self, data: memoryview) -> None:
+        self._codec.receive_data(data)
+        while (event := self._codec.next_event()) is not None:
+            if isinstance(event, ConnectionEnded):
+                self._transport.abort()
+            else:
+                self._resolve(event)
+
+    def _resolve(self, event: Event) -> None:
+        if not isinstance(event, ResponseReceived | Rejected):
+            return  # stream data: no method of the house sends any
+        waiter = self._waiters.get(event.stream_id)
+        if waiter is None or waiter.done():
+            return
+        if isinstance(event, Rejected):
+            waiter.set_exception(StatusError(event.code, event.message))
+        elif event.code == Code.OK:
+            waiter.set_result(event.payload)
+        else:
+            code = KNOWN_CODES.get(event.code, Code.UNKNOWN)
+            waiter.set_exception(StatusError(code, event.message, event.details))
+
+    def _on_lost(self, error: OSError | None) -> None:
+        reason = "connection closed" if error is None else f"connection lost: {error}"
+        self._lost = ConnectionLostError(reason)
+        self._room.set()
+        self._gone.set()
+        for waiter in self._waiters.values():
+            if not waiter.done():
+                waiter.set_exception(ConnectionLostError(reason))
+
+    async def aclose(self) -> None:
+        """Close the connection; calls that wait fail."""
+        self._transport.abort()
+        await self._gone.wait()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

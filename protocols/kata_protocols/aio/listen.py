@@ -1,0 +1,64 @@
+"""Listening sockets: from an address to a bound one, replacing what a dead server left.
+
+PID 1 opens its own socket without this module; this is for an agent that runs alone, and for tests.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, VsockAddress
+
+# One connection for each runtime process is usual; a burst of dials must not meet a full queue.
+BACKLOG = 4096
+
+
+def open_listener(address: Address, *, backlog: int = BACKLOG) -> socket.socket:
+    """Return a listening, non-blocking socket; the caller owns it (and the path of a unix socket)."""
+    if isinstance(address, HybridAddress):
+        raise OSError(errno.EOPNOTSUPP, f"listen on {address}: the VMM listens there; use vsock or unix")
+    family = socket.AF_VSOCK if isinstance(address, VsockAddress) else socket.AF_UNIX
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if isinstance(address, VsockAddress):
+            sock.bind((address.cid, address.port))
+        else:
+            _bind_unix(sock, address)
+        sock.listen(backlog)
+        sock.settimeout(0)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"listen on {address}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(sock: socket.socket, address: UnixAddress) -> None:
+    """Bind; a socket file at which nobody listens is replaced, anything else is left alone."""
+    try:
+        sock.bind(address.path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not is_stale(address.path):
+            raise
+        os.unlink(address.path)
+        sock.bind(address.path)
+
+
+def is_stale(path: str) -> bool:
+    """Whether `path` is a socket file that no process listens on."""
+    if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            return False  # its queue is full, so somebody has it
+    return False

@@ -1,0 +1,63 @@
+"""Services and methods as the generated descriptors have them; loaded when first asked for.
+
+`services.AGENT_SERVICE` and `services.HEALTH_SERVICE` are module attributes made on demand, so that a
+program that needs only one of them pays for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    AGENT_SERVICE: Service
+    HEALTH_SERVICE: Service
+
+
+class Method(NamedTuple):
+    """One unary method: its service's full name, its bare name and its message classes."""
+
+    service: str
+    name: str
+    request_type: type[Message]
+    response_type: type[Message]
+
+
+class Service(NamedTuple):
+    """One service: its full name, as envelopes carry it, and its methods by name in declaration order."""
+
+    name: str
+    methods: Mapping[str, Method]
+
+
+# attribute -> (generated module, service name inside it)
+_SOURCES = {
+    "AGENT_SERVICE": ("agent_pb2", "AgentService"),
+    "HEALTH_SERVICE": ("health_pb2", "Health"),
+}
+
+
+def load_service(module: str, name: str) -> Service:
+    """Read a service from the descriptor of `kata_protocols.gen.<module>`."""
+    from google.protobuf.message_factory import GetMessageClass
+
+    descriptor = import_module(f"kata_protocols.gen.{module}").DESCRIPTOR.services_by_name[name]
+    service: str = descriptor.full_name
+    methods = {
+        method.name: Method(
+            service, method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        )
+        for method in descriptor.methods
+    }
+    return Service(service, methods)
+
+
+def __getattr__(name: str) -> Service:
+    if name not in _SOURCES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    service = load_service(*_SOURCES[name])
+    globals()[name] = service
+    return service

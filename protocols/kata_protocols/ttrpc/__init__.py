@@ -1,0 +1,1 @@
+"""ttRPC without IO: bytes in, events out; messages in, bytes out."""
