@@ -1,0 +1,1 @@
+"""One file for each measurement: `measure_...(...) -> list[Result]`."""
