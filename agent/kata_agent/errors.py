@@ -8,44 +8,32 @@ where `WIRE_CODES` or `KEPT` says otherwise: hosts hand the code on to container
 are what services of our own will answer with, and what the log shows.
 """
 
-# ruff: noqa: N818 - the names say what happened; that they are errors is their base class
+
 
 from __future__ import annotations
 
 import errno
 import os
 
-# google.rpc.Code, as numbers: importing an enum here would be the only reason to load it.
-OK = 0
-UNKNOWN = 2
-INVALID_ARGUMENT = 3
-DEADLINE_EXCEEDED = 4
-NOT_FOUND = 5
-ALREADY_EXISTS = 6
-PERMISSION_DENIED = 7
-RESOURCE_EXHAUSTED = 8
-FAILED_PRECONDITION = 9
-UNIMPLEMENTED = 12
-INTERNAL = 13
-UNAVAILABLE = 14
+from kata_protocols.status import Code
 
 
 class AgentError(Exception):
     """A failure that the caller of a method is told about. `str()` is the text of the status."""
 
-    code = INTERNAL
+    code: Code = Code.INTERNAL
 
 
 class InvalidRequest(AgentError):
     """The request contradicts itself or the contract."""
 
-    code = INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
 
 
 class NotFound(AgentError):
     """The thing that the request names is not there."""
 
-    code = NOT_FOUND
+    code = Code.NOT_FOUND
 
 
 class UnknownContainer(NotFound):
@@ -68,13 +56,13 @@ class UnknownProcess(NotFound):
 class AlreadyExists(AgentError):
     """The thing to be made is there already."""
 
-    code = ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
 
 
 class WrongState(AgentError):
     """The thing is there, but not in a state that allows this."""
 
-    code = FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
 
 
 class NoTerminal(WrongState):
@@ -94,25 +82,25 @@ class EndOfOutput(AgentError):
 class NotSupported(AgentError):
     """A kind of thing that this agent does not do."""
 
-    code = UNIMPLEMENTED
+    code = Code.UNIMPLEMENTED
 
 
 class Denied(AgentError):
     """Policy forbids it."""
 
-    code = PERMISSION_DENIED
+    code = Code.PERMISSION_DENIED
 
 
 class Exhausted(AgentError):
     """A limit has been reached."""
 
-    code = RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
 
 
 class TimedOut(AgentError):
     """Something that was waited for did not happen in time."""
 
-    code = DEADLINE_EXCEEDED
+    code = Code.DEADLINE_EXCEEDED
 
 
 class KernelError(AgentError):
@@ -123,23 +111,23 @@ class KernelError(AgentError):
             f"{operation} {path}: {errno_text(number)}" if path else f"{operation}: {errno_text(number)}"
         )
         self.errno = number
-        self.code = ERRNO_CODES.get(number, INTERNAL)
+        self.code = ERRNO_CODES.get(number, Code.INTERNAL)
 
 
 ERRNO_CODES = {
-    errno.EINVAL: INVALID_ARGUMENT,
-    errno.ENOENT: NOT_FOUND,
-    errno.ESRCH: NOT_FOUND,
-    errno.EEXIST: ALREADY_EXISTS,
-    errno.EPERM: PERMISSION_DENIED,
-    errno.EACCES: PERMISSION_DENIED,
-    errno.ENOMEM: RESOURCE_EXHAUSTED,
-    errno.ENOSPC: RESOURCE_EXHAUSTED,
-    errno.EMFILE: RESOURCE_EXHAUSTED,
-    errno.EBUSY: FAILED_PRECONDITION,
-    errno.EOPNOTSUPP: UNIMPLEMENTED,
-    errno.ENOSYS: UNIMPLEMENTED,
-    errno.ETIMEDOUT: DEADLINE_EXCEEDED,
+    errno.EINVAL: Code.INVALID_ARGUMENT,
+    errno.ENOENT: Code.NOT_FOUND,
+    errno.ESRCH: Code.NOT_FOUND,
+    errno.EEXIST: Code.ALREADY_EXISTS,
+    errno.EPERM: Code.PERMISSION_DENIED,
+    errno.EACCES: Code.PERMISSION_DENIED,
+    errno.ENOMEM: Code.RESOURCE_EXHAUSTED,
+    errno.ENOSPC: Code.RESOURCE_EXHAUSTED,
+    errno.EMFILE: Code.RESOURCE_EXHAUSTED,
+    errno.EBUSY: Code.FAILED_PRECONDITION,
+    errno.EOPNOTSUPP: Code.UNIMPLEMENTED,
+    errno.ENOSYS: Code.UNIMPLEMENTED,
+    errno.ETIMEDOUT: Code.DEADLINE_EXCEEDED,
 }
 
 # Errors whose own code reaches the host whatever the method.
@@ -147,19 +135,19 @@ KEPT: tuple[type[AgentError], ...] = (Denied,)
 
 # Where the wire wins: (method, error or a class above it) -> (code, text or None for the error's own). The quotes
 # belong to the text: Kata's agent debug-formats it, and hosts compare with it.
-_QUOTED_ID = (INVALID_ARGUMENT, '"invalid container id"')
-WIRE_CODES: dict[tuple[str, type[AgentError]], tuple[int, str | None]] = {
+_QUOTED_ID = (Code.INVALID_ARGUMENT, '"invalid container id"')
+WIRE_CODES: dict[tuple[str, type[AgentError]], tuple[Code, str | None]] = {
     ("UpdateContainer", NotFound): _QUOTED_ID,
     ("StatsContainer", NotFound): _QUOTED_ID,
     ("PauseContainer", NotFound): _QUOTED_ID,
     ("ResumeContainer", NotFound): _QUOTED_ID,
-    ("CloseStdin", NotFound): (INVALID_ARGUMENT, None),
-    ("TtyWinResize", NotFound): (UNAVAILABLE, None),
-    ("TtyWinResize", WrongState): (UNAVAILABLE, None),
-    ("UpdateInterface", InvalidRequest): (INVALID_ARGUMENT, None),
-    ("UpdateRoutes", InvalidRequest): (INVALID_ARGUMENT, None),
-    ("AddARPNeighbors", InvalidRequest): (INVALID_ARGUMENT, None),
-    ("SetPolicy", InvalidRequest): (INVALID_ARGUMENT, None),
+    ("CloseStdin", NotFound): (Code.INVALID_ARGUMENT, None),
+    ("TtyWinResize", NotFound): (Code.UNAVAILABLE, None),
+    ("TtyWinResize", WrongState): (Code.UNAVAILABLE, None),
+    ("UpdateInterface", InvalidRequest): (Code.INVALID_ARGUMENT, None),
+    ("UpdateRoutes", InvalidRequest): (Code.INVALID_ARGUMENT, None),
+    ("AddARPNeighbors", InvalidRequest): (Code.INVALID_ARGUMENT, None),
+    ("SetPolicy", InvalidRequest): (Code.INVALID_ARGUMENT, None),
 }
 
 
@@ -176,17 +164,17 @@ def describe(error: BaseException) -> str:
     return text if text else type(error).__name__
 
 
-def wire_status(method: str, error: BaseException) -> tuple[int, str]:
+def wire_status(method: str, error: BaseException) -> tuple[Code, str]:
     """Code and text that a failed handler of `grpc.AgentService` answers with. `method` is its bare name."""
     if not isinstance(error, AgentError):
-        return INTERNAL, describe(error)
+        return Code.INTERNAL, describe(error)
     if isinstance(error, KEPT):
         return error.code, describe(error)
     for kind in type(error).__mro__:
         if (method, kind) in WIRE_CODES:
             code, text = WIRE_CODES[method, kind]
             return code, describe(error) if text is None else text
-    return INTERNAL, describe(error)
+    return Code.INTERNAL, describe(error)
 
 
 def unwrap(error: BaseException) -> BaseException:
@@ -196,7 +184,7 @@ def unwrap(error: BaseException) -> BaseException:
     return error
 
 
-def is_internal(error: BaseException) -> bool:
+def is_defect(error: BaseException) -> bool:
     """Whether this is a defect of ours (its trace belongs in the log) and not an answer."""
     return not isinstance(error, (AgentError, OSError))
 

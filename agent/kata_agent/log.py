@@ -51,7 +51,7 @@ class Log:
         """Write a record of a life-cycle change."""
         self.write("info", subsystem, message, **fields)
 
-    def warn(self, subsystem: str, message: str, **fields: object) -> None:
+    def warning(self, subsystem: str, message: str, **fields: object) -> None:
         """Write a record of something that went wrong without failing the work."""
         self.write("warn", subsystem, message, **fields)
 

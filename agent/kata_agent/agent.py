@@ -1,0 +1,158 @@
+"""The agent's parts, each made when it is first asked for.
+
+Owns: who is handed what, and how the agent ends. Must not know: the wire. A guest whose host only asks for health
+never imports containers, mounts or anything else behind these properties.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kata_agent.config import Config
+    from kata_agent.containers.registry import Containers
+    from kata_agent.guest.copyfile import Copier
+    from kata_agent.log import Log
+    from kata_agent.mounts.storage.registry import Storages
+    from kata_agent.processes.exits import ExitBook
+    from kata_agent.sandbox import Sandbox
+    from kata_agent.worker import Worker
+
+BASE_DIRECTORY = "/run/kata-containers"
+RUN_DIRECTORY = "/run/kata-agent"
+KERNEL_CALLS_AT_ONCE = 16
+
+
+class Host(Protocol):
+    """Who keeps descriptors for the agent: PID 1, or nobody."""
+
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Keep copies of `fds` under `name`."""
+
+    def discard(self, name: str) -> None:
+        """Close what is kept under `name`."""
+
+
+class Agent:
+    """Everything that handlers may reach. `stored` are the descriptors PID 1 handed back, by name."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        *,
+        group: asyncio.TaskGroup,
+        exits: ExitBook,
+        host: Host,
+        stored: dict[str, list[int]],
+        supervised: bool,
+        stopping: asyncio.Event | None = None,
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.supervised = supervised
+        self.stopping = stopping or asyncio.Event()
+        self.destroyed = False
+        self._group = group
+        self._exits = exits
+        self._host = host
+        self._stored = stored
+
+    @cached_property
+    def worker(self) -> Worker:
+        """Threads for kernel calls that may block."""
+        from kata_agent.worker import Worker
+
+        return Worker(KERNEL_CALLS_AT_ONCE)
+
+    @cached_property
+    def storages(self) -> Storages:
+        """Mounts made for the sandbox and its containers."""
+        from kata_agent.mounts.storage.registry import Storages
+
+        return Storages(self.worker, self.log)
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """What containers share."""
+        from kata_agent.sandbox import Sandbox
+
+        return Sandbox(self, owns_guest=self.supervised)
+
+    @cached_property
+    def copier(self) -> Copier:
+        """Writer of files that the host sends."""
+        from kata_agent.guest.copyfile import Copier
+
+        return Copier(BASE_DIRECTORY, self.worker)
+
+    @cached_property
+    def containers(self) -> Containers:
+        """Every container."""
+        from kata_agent.containers.registry import Containers, Settings
+
+        return Containers(
+            Settings(
+                base_dir=BASE_DIRECTORY,
+                run_dir=RUN_DIRECTORY,
+                container_pipe_size_bytes=self.config.container_pipe_size_bytes,
+                exact_reads=self.supervised,
+            ),
+            group=self._group,
+            exits=self._exits,
+            sandbox=self.sandbox,
+            storages=self.storages,
+            keeper=self._host,
+            stored=self._stored,
+            report=self._report,
+        )
+
+    @property
+    def exits(self) -> ExitBook:
+        """Who ended how."""
+        return self._exits
+
+    def has_containers(self) -> bool:
+        """Whether any container exists, without making the part that would know."""
+        return self._has("containers") and bool(self.containers.ids())
+
+    async def destroy(self) -> None:
+        """Remove every container, then let the agent end once the replies are out. Raises the first failure."""
+        if self._has("containers"):
+            await self.containers.remove_all()
+        self.log.info("sandbox", "sandbox destroyed")
+        self.destroyed = True
+        self.stopping.set()
+
+    async def close(self) -> None:
+        """Stand-alone: remove everything that this agent made. Failures are logged, the rest goes on."""
+        if self._has("containers"):
+            try:
+                await self.containers.remove_all()
+            except Exception as error:  # noqa: BLE001 - the end goes on
+                self._report("containers could not be removed", error)
+        if self._has("sandbox"):
+            await self.sandbox.close()
+
+    async def adopt(self) -> None:
+        """After a restart under PID 1: take over the sandbox and the containers that are there."""
+        if self._stored or _has_state():
+            self.sandbox.adopt()
+            await self.containers.adopt()
+
+    def _has(self, part: str) -> bool:
+        return part in self.__dict__
+
+    def _report(self, what: str, error: BaseException) -> None:
+        from kata_agent import errors
+
+        self.log.error("container", what, error=errors.describe(error))
+
+
+def _has_state() -> bool:
+    """Whether an agent before this one left state files, which a fresh guest has not."""
+    return os.path.isdir(RUN_DIRECTORY) and bool(os.listdir(RUN_DIRECTORY))

@@ -1,0 +1,167 @@
+"""From the name of a method to its handler, wrapped once: error mapping and the failed call's log line.
+
+Owns: which methods there are, which are built, and what surrounds every handler (later policy and tracing).
+Must not know: what a handler does. Follows: Kata's wire contract; a method that is not built answers NOT_FOUND,
+because the Go runtime takes that for "this agent is older than the call".
+
+Messages of `grpc.AgentService` are imported with the first call of that service: a guest whose host only asks for
+health never pays for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from kata_agent import errors
+from kata_protocols import services
+from kata_protocols.aio.router import Endpoint, Router
+from kata_protocols.status import StatusError
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+    from kata_protocols.aio.router import Call
+
+# A handler as `services/` writes it, and as the server calls it.
+Handler = Callable[["Agent", Any], Any]
+Wrapped = Callable[[Any, "Call"], Any]
+
+HEALTH = "grpc.Health"
+AGENT = "grpc.AgentService"
+
+# Method -> module below `kata_agent.services` whose HANDLERS has it; None where it is not built.
+METHODS: dict[str, dict[str, str | None]] = {
+    HEALTH: {"Check": "health", "Version": "health"},
+    AGENT: {
+        "CreateContainer": "containers",
+        "StartContainer": "containers",
+        "RemoveContainer": "containers",
+        "ExecProcess": "containers",
+        "SignalProcess": "containers",
+        "WaitProcess": "containers",
+        "UpdateContainer": None,
+        "UpdateEphemeralMounts": None,
+        "StatsContainer": None,
+        "PauseContainer": None,
+        "ResumeContainer": None,
+        "RemoveStaleVirtiofsShareMounts": None,
+        "WriteStdin": "streams",
+        "ReadStdout": "streams",
+        "ReadStderr": "streams",
+        "CloseStdin": "streams",
+        "TtyWinResize": "streams",
+        "UpdateInterface": None,
+        "UpdateRoutes": None,
+        "ListInterfaces": None,
+        "ListRoutes": None,
+        "AddARPNeighbors": None,
+        "GetIPTables": None,
+        "SetIPTables": None,
+        "GetMetrics": None,
+        "MemAgentMemcgSet": None,
+        "MemAgentCompactSet": None,
+        "CreateSandbox": "sandbox",
+        "DestroySandbox": "sandbox",
+        "OnlineCPUMem": None,
+        "ReseedRandomDev": "guest",
+        "GetGuestDetails": "guest",
+        "MemHotplugByProbe": None,
+        "SetGuestDateTime": "guest",
+        "CopyFile": "files",
+        "GetOOMEvent": None,
+        "AddSwap": None,
+        "AddSwapPath": None,
+        "GetVolumeStats": None,
+        "ResizeVolume": None,
+        "SetPolicy": None,
+    },
+}
+
+_SOURCES = {HEALTH: "HEALTH_SERVICE", AGENT: "AGENT_SERVICE"}
+
+# A caller that has gone wants no answer from these, and leaving them changes nothing.
+CANCEL_ON_DISCONNECT = frozenset({"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent"})
+
+
+class Dispatcher(Router):
+    """The router that the wire server asks; one for all connections."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self._agent = agent
+
+    def find(self, service: str, method: str) -> Endpoint:
+        """The endpoint of a method. Raises `StatusError` with the text that hosts know."""
+        endpoint = self._endpoints.get((service, method))
+        if endpoint is None:
+            endpoint = self._make(service, method)
+            self._endpoints[service, method] = endpoint
+        return endpoint
+
+    def _make(self, service: str, method: str) -> Endpoint:
+        module = METHODS.get(service, {}).get(method)
+        if module is None:
+            self.load_services()
+            raise self._missing(service, method)
+        handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
+        return Endpoint(
+            getattr(services, _SOURCES[service]).methods[method].request_type,
+            self._wrap(method, handler),
+            cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
+        )
+
+    def load_services(self) -> None:
+        """Fill `services`, which reflection and the answers for unknown names read."""
+        for source in _SOURCES.values():
+            self.add_service(getattr(services, source))
+
+    def _wrap(self, method: str, handler: Handler) -> Wrapped:
+        agent = self._agent
+
+        def wrapped(request: Any, call: Call) -> Any:
+            started = time.monotonic_ns()
+            try:
+                result = handler(agent, request)
+            except Exception as error:  # the one place that maps every error
+                raise self._answer(method, error, started) from error
+            if isinstance(result, CoroutineType):
+                return self._finish(method, result, started)
+            return result
+
+        return wrapped
+
+    async def _finish(self, method: str, work: Awaitable[Any], started: int) -> Any:
+        try:
+            return await work
+        except Exception as error:  # the one place that maps every error
+            raise self._answer(method, error, started) from error
+
+    def _answer(self, method: str, error: Exception, started: int) -> StatusError:
+        """The status of a failed call, after its line in the log."""
+        cause = errors.unwrap(error)
+        code, text = errors.wire_status(method, cause)
+        fields: dict[str, object] = {
+            "method": method,
+            "status": code.name,
+            "duration-us": (time.monotonic_ns() - started) // 1000,
+            "error": text,
+        }
+        if errors.is_defect(cause):
+            self._agent.log.error("rpc", "call failed by a defect", trace=format_trace(cause), **fields)
+        else:
+            self._agent.log.warning("rpc", "call failed", **fields)
+        return StatusError(code, text)
+
+
+def format_trace(error: BaseException) -> str:
+    """Where an unforeseen error came from, innermost first: files and lines, never values."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_qualname}")
+        trace = trace.tb_next
+    return " < ".join(reversed(places))

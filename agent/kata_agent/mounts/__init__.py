@@ -1,0 +1,1 @@
+"""Mounts: option words, plans as data, their application with undo, and the storage drivers."""

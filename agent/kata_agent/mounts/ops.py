@@ -1,0 +1,101 @@
+"""Operations on the mount tree, as data. Pure.
+
+A plan is a tuple of these; `apply` does them in order and can undo each. `describe` is what errors and logs say.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from kata_linux.record import Record
+
+
+class MakeDirectory(Record):
+    """A directory and the parents that are missing, each 0755."""
+
+    path: str
+
+
+class MakeFile(Record):
+    """An empty file to mount another file on, with the parents that are missing."""
+
+    path: str
+
+
+class MountFilesystem(Record):
+    """mount(2) of a new file system."""
+
+    source: str
+    target: str
+    fstype: str
+    flags: int = 0
+    data: str = ""
+
+
+class Remount(Record):
+    """New flags and data for the file system that is mounted at `target`."""
+
+    target: str
+    flags: int = 0
+    data: str = ""
+
+
+class BindMount(Record):
+    """Show `source` at `target` too."""
+
+    source: str
+    target: str
+    recursive: bool = False
+
+
+class SetFlags(Record):
+    """Flags of one mount, or of all below it too: what `bind` itself ignores."""
+
+    target: str
+    flags: int
+    recursive: bool = False
+
+
+class SetPropagation(Record):
+    """Whether mounts below `target` are seen elsewhere."""
+
+    target: str
+    propagation: int
+    recursive: bool = False
+
+
+class ChangeGroup(Record):
+    """Give everything below `path` to a group, unless its root is right already and that is enough."""
+
+    path: str
+    group: int
+    read_only: bool = False
+    on_mismatch_only: bool = False
+
+
+Op = (
+    MakeDirectory | MakeFile | MountFilesystem | Remount | BindMount | SetFlags | SetPropagation | ChangeGroup
+)
+
+
+def describe(op: Op) -> str:
+    """The operation in words."""
+    match op:
+        case MakeDirectory(path):
+            return f"make directory {path}"
+        case MakeFile(path):
+            return f"make file {path}"
+        case MountFilesystem(source, target, fstype, flags, data):
+            return f"mount {fstype} {source} on {target} (flags {flags:#x}, data {data!r})"
+        case Remount(target, flags, data):
+            return f"remount {target} (flags {flags:#x}, data {data!r})"
+        case BindMount(source, target, recursive):
+            return f"bind {source} on {target}{' with all below it' if recursive else ''}"
+        case SetFlags(target, flags, recursive):
+            return f"set flags {flags:#x} of {target}{' and all below it' if recursive else ''}"
+        case SetPropagation(target, propagation, recursive):
+            return f"set propagation {propagation:#x} of {target}{' and all below it' if recursive else ''}"
+        case ChangeGroup(path, group):
+            return f"give {path} to group {group}"
+        case _:
+            assert_never(op)

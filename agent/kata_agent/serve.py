@@ -1,0 +1,143 @@
+"""One life of the agent on the event loop: listen, adopt, serve, end in order.
+
+Owns: the main task group, signals and the order of the end. Must not know: any method. Follows: Kata's agent
+3.21, "Start-up" and "Shutdown": hosts look for the last line on standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kata_agent import errors
+from kata_agent.agent import Agent
+from kata_agent.dispatch import Dispatcher, format_trace
+from kata_agent.log import Log
+from kata_agent.processes.exits import ExitBook, attach_reaper
+from kata_agent.version import AGENT_VERSION, API_VERSION
+from kata_init import exits as reaper
+from kata_protocols.aio.server import serve
+
+if TYPE_CHECKING:
+    from kata_agent.config import Reading
+    from kata_init.control import AgentChannel
+
+# Cyclic garbage is rare here (tasks, exceptions); the default of 700 would walk the young objects thousands of
+# times in a stream of 32 KiB reads.
+GC_THRESHOLDS = (5000, 20, 20)
+
+DRAIN_DEADLINE_S = 5.0
+COMPLETE = "kata-agent shutdown complete\n"
+
+
+def run_alone(reading: Reading) -> int:
+    """Serve until DestroySandbox, SIGTERM or SIGINT. The result is the exit status."""
+    from kata_agent import standalone
+
+    try:
+        standalone.enter_private_world()
+        with standalone.open_listener(reading.config.server_address) as listener:
+            asyncio.run(_serve_alone(reading, listener.socket))
+    except Exception as error:
+        cause = errors.unwrap(error)
+        if errors.is_defect(cause) and not isinstance(cause, ValueError):
+            raise
+        sys.stderr.write(f"kata-agent: {errors.describe(cause)}\n")
+        return 1
+    sys.stderr.write(COMPLETE)
+    return 0
+
+
+def run_supervised(channel: AgentChannel, reading: Reading) -> None:
+    """Serve until DestroySandbox, then have PID 1 power the guest off."""
+    asyncio.run(_serve_supervised(channel, reading))
+
+
+async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
+    from kata_agent.standalone import Nobody
+
+    log = make_log(reading)
+    book = ExitBook()
+    attach_reaper(book, reaper.reap)
+    async with asyncio.TaskGroup() as group:
+        agent = Agent(
+            reading.config, log, group=group, exits=book, host=Nobody(), stored={}, supervised=False
+        )
+        _stop_on_signals(agent)
+        settle_memory()
+        async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
+            await agent.stopping.wait()
+            # What was made here ends here: nobody would be left to reap it or to read its output.
+            await agent.close()
+
+
+async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
+    from kata_agent.supervisor import LISTEN, Supervisor
+
+    log = make_log(reading)
+    book = ExitBook(forget=channel.forget_exit)
+    attach_reaper(book, reaper.reap)
+    stop = asyncio.Event()
+    supervisor = Supervisor(channel, book, log, on_gone=stop.set)
+    supervisor.start()
+    try:
+        await supervisor.wait_synced()
+        listeners = [socket.socket(fileno=fd) for fd in supervisor.take(LISTEN)]
+        async with asyncio.TaskGroup() as group:
+            agent = Agent(
+                reading.config,
+                log,
+                group=group,
+                exits=book,
+                host=supervisor,
+                stored=supervisor.stored,
+                supervised=True,
+                stopping=stop,
+            )
+            _stop_on_signals(agent)
+            await agent.adopt()
+            settle_memory()
+            async with serve(Dispatcher(agent), listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
+                supervisor.ready()
+                await stop.wait()
+        sys.stderr.write(COMPLETE)
+        if agent.destroyed:
+            supervisor.shutdown()
+    finally:
+        supervisor.close()
+
+
+def make_log(reading: Reading) -> Log:
+    """The log, with the record that tells which agent this is and what it did not understand."""
+    log = Log(1, reading.config.log_level)
+    config = {name.replace("_", "-"): value for name, value in reading.config._asdict().items()}
+    log.info("root", "announce", **{"agent-version": AGENT_VERSION, "api-version": API_VERSION, **config})
+    for complaint in reading.complaints:
+        log.warning("config", "setting not understood", setting=complaint)
+    return log
+
+
+def settle_memory() -> None:
+    """What was imported lives as long as the process: the collector need not walk it, nor fork copy it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _stop_on_signals(agent: Agent) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stopping.set)
+
+
+def _reporter(log: Log) -> Callable[[str, BaseException], None]:
+    def report(where: str, error: BaseException) -> None:
+        text = errors.describe(error)
+        log.error("rpc", "unforeseen error", where=where, error=text, trace=format_trace(error))
+
+    return report

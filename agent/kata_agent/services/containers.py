@@ -1,0 +1,77 @@
+"""Handlers of the containers' and processes' life cycle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.empty_pb2 import Empty
+
+from kata_agent.containers.registry import ContainerRequest
+from kata_agent.errors import InvalidRequest, NotSupported
+from kata_agent.services import oci
+from kata_agent.services.storage import decode_storages
+from kata_protocols.gen import agent_pb2
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+
+
+async def create_container(agent: Agent, request: agent_pb2.CreateContainerRequest) -> Empty:
+    """Make a container, stopped before its program starts."""
+    if not request.HasField("OCI"):
+        raise InvalidRequest(f"container {request.container_id!r}: the request has no OCI spec")
+    for device in request.devices:
+        raise NotSupported(f"device {device.id!r}: type {device.type!r} is not supported by this agent")
+    for shared in request.shared_mounts:
+        raise NotSupported(f"shared mount {shared.name!r}: not supported by this agent")
+    await agent.containers.create(
+        ContainerRequest(
+            container_id=request.container_id,
+            spec=oci.spec(request.OCI),
+            storages=decode_storages(request.storages),
+            sandbox_pidns=request.sandbox_pidns,
+        )
+    )
+    return Empty()
+
+
+async def start_container(agent: Agent, request: agent_pb2.StartContainerRequest) -> Empty:
+    """Let the container's program run."""
+    await agent.containers.start(request.container_id)
+    return Empty()
+
+
+async def remove_container(agent: Agent, request: agent_pb2.RemoveContainerRequest) -> Empty:
+    """Kill the container and undo everything that was made for it. Timeout 0 is no limit."""
+    await agent.containers.remove(request.container_id, request.timeout or None)
+    return Empty()
+
+
+async def exec_process(agent: Agent, request: agent_pb2.ExecProcessRequest) -> Empty:
+    """Run another program in a container."""
+    if not request.HasField("process"):
+        raise InvalidRequest(f"exec {request.exec_id!r}: the request has no process")
+    await agent.containers.exec(request.container_id, request.exec_id, oci.process(request.process))
+    return Empty()
+
+
+async def signal_process(agent: Agent, request: agent_pb2.SignalProcessRequest) -> Empty:
+    """Signal a process, or with an empty exec id all of the container's."""
+    await agent.containers.signal(request.container_id, request.exec_id, request.signal)
+    return Empty()
+
+
+async def wait_process(agent: Agent, request: agent_pb2.WaitProcessRequest) -> agent_pb2.WaitProcessResponse:
+    """Wait for a process's end. A killed process's status is the bare number of its signal."""
+    exit_ = await agent.containers.wait(request.container_id, request.exec_id)
+    return agent_pb2.WaitProcessResponse(status=exit_.signal or exit_.code or 0)
+
+
+HANDLERS = {
+    "CreateContainer": create_container,
+    "StartContainer": start_container,
+    "RemoveContainer": remove_container,
+    "ExecProcess": exec_process,
+    "SignalProcess": signal_process,
+    "WaitProcess": wait_process,
+}

@@ -1,0 +1,75 @@
+"""The agent without a PID 1 of ours: on a developer's machine, in a test, or under systemd.
+
+Owns: the private mount namespace, so that nothing the agent mounts is ever seen outside; being the reaper of what
+its containers leave behind; the socket it listens on. Must not know: the agent's methods.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from kata_init import listen
+from kata_init.plan import parse_address
+from kata_linux import mount, mountinfo, namespaces, prctl
+from kata_linux.record import Record
+
+CGROUP_ROOT = "/sys/fs/cgroup"
+
+
+def enter_private_world() -> None:
+    """Leave the machine's mount namespace and become the reaper of orphans. Before any thread exists."""
+    namespaces.make_private_mounts(propagation=mount.MS_SLAVE)
+    prctl.set_child_subreaper()
+    mount_cgroup2(mountinfo.read_mounts())
+
+
+def mount_cgroup2(mounts: list[mountinfo.Mount]) -> None:
+    """Put a cgroup v2 hierarchy on `/sys/fs/cgroup` unless that is one already."""
+    top = mountinfo.find_mount(mounts, CGROUP_ROOT)
+    if top is not None and top.fstype == "cgroup2":
+        return
+    flags = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC | mount.MS_RELATIME
+    mount.mount("cgroup2", CGROUP_ROOT, "cgroup2", flags)
+
+
+class Nobody:
+    """Stands where PID 1's descriptor store would be: nobody outlives this process to keep anything."""
+
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+    def discard(self, name: str) -> None:
+        """Nothing was kept."""
+
+
+class Listener(Record):
+    """A listening socket, and its file's path and identity when it has one."""
+
+    socket: socket.socket
+    path: str = ""
+    identity: tuple[int, int] = (0, 0)
+
+
+@contextmanager
+def open_listener(text: str) -> Iterator[Listener]:
+    """Listen on an address; a socket file is removed at the end unless another agent has replaced it."""
+    address = parse_address(text)
+    with socket.socket(fileno=listen.open_listener(address)) as end:
+        path = address.path if address.kind == "unix" else ""
+        listener = Listener(end, path, _identity(path) if path else (0, 0))
+        try:
+            yield listener
+        finally:
+            if path and _identity(path) == listener.identity:
+                os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)

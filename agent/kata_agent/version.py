@@ -1,0 +1,24 @@
+"""What the agent says it is. Pure constants.
+
+The agent's version is that of the Kata agent whose behaviour it keeps: hosts show it to people and compare it with
+their own, and nothing in them would know ours. The project's version stands in the commit field.
+"""
+
+from __future__ import annotations
+
+API_VERSION = "0.0.1"
+AGENT_VERSION = "3.21.0"
+PROJECT_VERSION = "0.1.0"
+
+# What Kata's agent calls features chosen when it was built; hosts and people look for these names.
+EXTRA_FEATURES = ("seccomp",)
+
+
+def version_line() -> str:
+    """The line of `--version`, in the form that Kata's tools parse."""
+    features = ", ".join(f'"{feature}"' for feature in EXTRA_FEATURES)
+    return (
+        f"kata-agent version {AGENT_VERSION} (api version: {API_VERSION}, "
+        f"commit version: {AGENT_VERSION}-kata-guest-{PROJECT_VERSION}, type: python, "
+        f"extra-features: [{features}])"
+    )
