@@ -7,6 +7,7 @@ seconds; a failure is told to the kernel log and nothing else happens.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import time
 
@@ -93,8 +94,6 @@ class Doorbell:
 
 
 def _is_connecting(error: OSError) -> bool:
-    import errno
-
     return error.errno == errno.ENOTCONN
 
 

@@ -1,0 +1,5 @@
+"""`python -m kata_init`."""
+
+from kata_init.main import main
+
+main()

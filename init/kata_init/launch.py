@@ -1,0 +1,68 @@
+"""Forking the agent: PID 1's interpreter is shared, so the agent starts without one of its own (decision 0003).
+
+Owns: the child's way from fork to the entry point and to its exit. Must not know: what the agent does, when to restart.
+The child inherits the control socket and the standard streams, nothing else.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from kata_init.control import AgentChannel
+from kata_init.journal import Journal, describe_failure, write_stderr
+from kata_linux import prctl, signalfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+
+EXIT_FAILED = 70  # EX_SOFTWARE of sysexits.h
+
+
+def fork_agent(entry: str, words: tuple[str, ...], end: _socket.socket, mask: bytes, log_path: str) -> int:
+    """Start the agent with its `end` of the control channel; gives its pid. The caller closes its copy of `end`."""
+    gc.freeze()  # what is there now is never looked at again by the child's collector, so its pages stay shared
+    pid = os.fork()
+    if pid:
+        return pid
+    code = EXIT_FAILED
+    try:
+        code = _run_child(entry, words, end, mask)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else EXIT_FAILED if error.code else 0
+    except BaseException as error:  # noqa: BLE001 - a child that returned would be a second PID 1
+        _report(f"agent {entry}: {describe_failure(error)}", log_path)
+    finally:
+        os._exit(code)
+
+
+def load_entry(entry: str) -> Callable[[AgentChannel], int | None]:
+    """Import `package.module:function`; ImportError and AttributeError tell what is missing."""
+    module, _, function = entry.partition(":")
+    __import__(module)
+    found: Callable[[AgentChannel], int | None] = getattr(sys.modules[module], function)
+    return found
+
+
+def _run_child(entry: str, words: tuple[str, ...], end: _socket.socket, mask: bytes) -> int:
+    os.setsid()
+    signalfd.restore(mask)
+    _close_others(end.fileno())
+    prctl.set_name("kata-agent")
+    sys.argv = ["kata-agent", *words]
+    return load_entry(entry)(AgentChannel(end)) or 0
+
+
+def _close_others(kept: int) -> None:
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _report(text: str, log_path: str) -> None:
+    journal = Journal()
+    journal.open(log_path)
+    journal.error(text)
+    write_stderr(text)
