@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -44,7 +44,16 @@ class Cache:
                 make(made)
                 final.parent.mkdir(parents=True, exist_ok=True)
                 made.rename(final)
+        os.utime(final)
         return final
+
+    def prune(self, kinds: Iterable[str], *, keep: int = 24) -> None:
+        """Remove all but the most recently used results of these kinds."""
+        for kind in kinds:
+            folder = self.folder / kind
+            results = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+            for old in results[keep:]:
+                shutil.rmtree(old)
 
     def has(self, kind: str, key: str) -> bool:
         """Tell whether a result is there."""

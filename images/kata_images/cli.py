@@ -10,13 +10,14 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from kata_images.apt import Apt
 from kata_images.apt_sources import KEYRING, mirror_of_machine
-from kata_images.build import Builder, Options
+from kata_images.build import build_image
 from kata_images.cache import Cache
 from kata_images.command import require_programs
 from kata_images.errors import ImageError
@@ -25,7 +26,8 @@ from kata_images.inputs import read_inputs
 from kata_images.manifest import format_table, is_current, mega
 from kata_images.pack import zstd_version
 from kata_images.progress import Progress
-from kata_images.recipe import Recipe, read_recipe
+from kata_images.recipe import read_recipe
+from kata_images.workshop import Workshop
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "default.toml"
 PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb", "unshare", "chroot", "zstd")
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     tools.add_argument("--json", action="store_true", help="print where each tool is")
     for command in (build, tools):
         command.add_argument("--mirror", metavar="URL", help="Debian mirror (default: this machine's)")
+        command.add_argument("--cache", type=Path, metavar="DIR", help="default: cache beside the output")
         command.add_argument("--offline", action="store_true", help="use only what is in the cache")
     return top
 
@@ -98,34 +101,35 @@ def run_build(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise ImageError("--jobs: must be 1 or more")
     recipe = read_recipe(options.recipe)
-    suite = options.suite or recipe.image.suite
+    if options.suite:
+        recipe = replace(recipe, image=replace(recipe.image, suite=options.suite))
     zstd = zstd_version()
-    inputs = read_inputs(recipe, environment=(zstd, suite, options.mirror))
+    inputs = read_inputs(recipe, environment=zstd)
     output: Path = options.output
     if not options.refresh and (document := _current(output, inputs.key)):
         progress.note(f"up to date: {output}")
         return _answer(document, as_json=options.json)
-    cache = Cache(output.parent / "cache")
+    cache = Cache(options.cache or output.parent / "cache")
     with cache.locked(lambda holder: progress.note(f"waiting for another builder, process {holder}")):
         if not options.refresh and (document := _current(output, inputs.key)):
             progress.note(f"up to date: {output} (made by another builder)")
             return _answer(document, as_json=options.json)
-        apt = _apt(options, cache, recipe, suite)
-        settings = Options(output=output, jobs=options.jobs, zstd=zstd)
-        document = Builder(inputs, apt, cache, settings, progress).build()
+        apt = _apt(options, cache, recipe.image.suite, recipe.image.architecture)
+        shop = Workshop(inputs=inputs, apt=apt, cache=cache, progress=progress, jobs=options.jobs, zstd=zstd)
+        document = build_image(shop, output)
     size = mega(document["outputs"]["initrd.img"]["size"]).strip()
     progress.note(f"{output / 'initrd.img'}: {size}, {progress.total_s():.1f} s")
     return _answer(document, as_json=options.json)
 
 
-def _apt(options: argparse.Namespace, cache: Cache, recipe: Recipe, suite: str) -> Apt:
+def _apt(options: argparse.Namespace, cache: Cache, suite: str, architecture: str) -> Apt:
     if options.mirror:
         mirror, keyring = str(options.mirror).rstrip("/"), KEYRING
     else:
         source = mirror_of_machine()
         mirror, keyring = source.uri, source.signed_by
     return Apt(
-        cache.folder, mirror=mirror, keyring=keyring, suite=suite, architecture=recipe.image.architecture,
+        cache.folder, mirror=mirror, keyring=keyring, suite=suite, architecture=architecture,
         offline=options.offline, refresh=getattr(options, "refresh", False),
     )  # fmt: skip
 
@@ -166,9 +170,9 @@ def run_tools(options: argparse.Namespace) -> int:
     missing = missing_tools(folder)
     if missing:
         require_programs(("apt-get", "dpkg-deb"))
-        cache = Cache(folder.parent / "cache")
+        cache = Cache(options.cache or folder.parent / "cache")
         with cache.locked(lambda holder: progress.note(f"waiting for another builder, process {holder}")):
-            apt = _apt(options, cache, read_recipe(RECIPE), SUITE)
+            apt = _apt(options, cache, SUITE, "amd64")
             for name in missing_tools(folder):
                 with progress.step(f"{name} from Debian {SUITE}"):
                     fetch_tool(name, apt, cache, folder)

@@ -85,9 +85,9 @@ def format_table(document: dict[str, Any]) -> str:
         sizes = f"{mega(layer['compressed'])}  {mega(layer['installed'])}"
         lines.append(f"{layer['name']:<24}{sizes}  {layer['files']:>5}")
     lines.append(f"{'/'.join(BUDGET_GROUP):<24}{mega(document['interpreter_agent_libraries'])}")
-    lines += ["", f"{'part':<32}{'version':<26}{'in image':>9}  origin"]
+    lines += ["", f"{'part':<48}{'version':<28}{'in image':>9}  origin"]
     for part in document["parts"]:
-        lines.append(f"{part['name']:<32}{part['version']:<26}{mega(part['installed'])}  {part['origin']}")
+        lines.append(f"{part['name']:<48}{part['version']:<28}{mega(part['installed'])}  {part['origin']}")
     return "\n".join(lines)
 
 

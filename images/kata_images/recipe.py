@@ -135,6 +135,8 @@ def parse_recipe(document: dict[str, Any], origin: str, folder: Path) -> Recipe:
             )
         if extra.source and extra.text:
             raise ImageError(f'{origin}: files."{name}": has both text and source; keep one')
+    if recipe.image.architecture != "amd64":
+        raise ImageError(f"{origin}: image.architecture: only amd64 is built")
     if not 1 <= recipe.image.compression <= 19:
         raise ImageError(f"{origin}: image.compression: must be 1 to 19")
     return recipe
