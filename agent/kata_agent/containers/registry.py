@@ -1,27 +1,42 @@
 """The domain's face for containers: life cycle, processes and their streams.
 
-Owns the map of containers, one entry each; there is no lock around the map, look-ups never wait. Everything that
-changes a container runs under that container's own lock. Must not know the wire: it takes and gives the OCI
+Owns the map of containers, one entry each; there is no lock around the map, look-ups never wait. What changes a
+container runs under that container's own lock. Must not know the wire: it takes and gives the OCI
 dictionary, bytes, exits, and raises `kata_agent.errors` (or OSError). See docs/architecture.md, seam 3.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kata_agent.containers import cgroup, process_spec, spec, state
+from kata_agent.containers.container import Container, check_container_id
+from kata_agent.containers.crun import Crun, Place
+from kata_agent.containers.launch import Launcher
+from kata_agent.containers.removal import Remover
+from kata_agent.containers.settings import Settings
+from kata_agent.containers.undo import Undo, finish
+from kata_agent.errors import AlreadyExists, TimedOut, UnknownContainer, WrongState
+from kata_agent.processes import signals
+from kata_linux.record import Record
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable, Sequence
 
     from kata_agent.processes.exits import ExitBook
+    from kata_agent.processes.process import Process
     from kata_init.exits import Exit
 
+__all__ = ["ContainerRequest", "Containers", "Keeper", "Sandbox", "Settings", "Storages"]
 
-class ContainerRequest(NamedTuple):
+
+class ContainerRequest(Record):
     """What CreateContainer asks for, without the wire: `spec` is the OCI dictionary, `storages` is opaque."""
 
     container_id: str
-    spec: dict[str, object]
+    spec: dict[str, Any]
     storages: Sequence[object] = ()
     sandbox_pidns: bool = False
 
@@ -56,7 +71,7 @@ class Sandbox(Protocol):
 
 
 class Keeper(Protocol):
-    """The descriptor store of PID 1 (`control.AgentChannel`), or one that forgets at once when stand-alone."""
+    """The descriptor store of PID 1 (`control.AgentChannel`)."""
 
     def store(self, name: str, fds: Sequence[int]) -> None:
         """Keep copies of these descriptors under this name until `discard`."""
@@ -65,23 +80,11 @@ class Keeper(Protocol):
         """Close what is kept under this name; unknown names are fine."""
 
 
-class Settings(NamedTuple):
-    """Where things are and what they measure; handed down from the agent's configuration."""
-
-    crun_path: str = "/usr/bin/crun"
-    base_dir: str = "/run/kata-containers"
-    run_dir: str = "/run/kata-agent"
-    cgroup_root: str = "/sys/fs/cgroup"
-    container_pipe_size_bytes: int = 0
-    exact_reads: bool = False
-    """Answer reads by PipeReply, so that no byte is lost or doubled when the agent dies; for supervised agents."""
-
-
 class Containers:
     """Every container of the sandbox; see docs/architecture.md, seam 3.
 
-    Errors of all methods: InvalidRequest (id not valid, spec refused), NotFound (`Invalid container id`,
-    `Invalid exec id`), AlreadyExists, WrongState, NotSupported, TimedOut, KernelError, OSError.
+    Errors of all methods: InvalidRequest (id not valid, spec refused), UnknownContainer, UnknownProcess,
+    AlreadyExists, WrongState, NotSupported, TimedOut, AgentError (crun's), OSError.
     An empty exec id and the container's id both name the container's init process.
     """
 
@@ -94,59 +97,221 @@ class Containers:
         sandbox: Sandbox,
         storages: Storages,
         keeper: Keeper | None = None,
-        stored: dict[str, list[int]] | None = None,
+        stored: dict[str, tuple[int, ...]] | None = None,
         report: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
         (names `container/...` are taken out of it); `report` hears of background failures."""
+        self._settings = settings
+        self._group = group
+        self._exits = exits
+        self._sandbox = sandbox
+        self._storages = storages
+        self._report = report or _ignore
+        self._containers: dict[str, Container] = {}
+        self._pid_namespace: str | None = None
+        self._crun = Crun(settings.crun_path, settings.crun_root, exits)
+        self._remover = Remover(settings, self._crun, exits)
+        self._launcher = Launcher(settings, self._crun, exits, self._remover)
+
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the containers there are, oldest first."""
+        return tuple(self._containers)
 
     async def create(self, request: ContainerRequest) -> None:
         """Make the container and its init process, stopped before exec. All or nothing, also when cancelled."""
+        container_id = request.container_id
+        check_container_id(container_id)
+        if container_id in self._containers:
+            raise AlreadyExists(f"container {container_id} already exists")
+        container = Container(container_id)
+        planned = self._plan(container, request)
+        undo = Undo()
+        self._containers[container_id] = container
+        undo.push("forget the id", lambda: self._drop(container))
+        await self._all_or_nothing(undo, self._create(container, request, planned, undo))
 
     async def start(self, container_id: str) -> None:
         """Let init run. WrongState when it was started before or is gone."""
+        container = self._find(container_id)
+        async with container.lock:
+            state.plan_transition(container_id, "start", container.state)
+            if "poststart" in container.hook_kinds:
+                await self._start_with_hooks(container)
+            else:
+                self._crun.release_init(container_id)
+            container.advance("start")
 
     async def remove(self, container_id: str, timeout_s: float | None = None) -> None:
-        """Kill what runs and undo everything; None or 0 waits without limit of the caller's.
+        """Kill what runs and undo everything; None or 0: no time limit of the caller's.
 
         TimedOut (text `ETIME`) after timeout_s; the removal goes on to its end in the background.
         """
+        container = self._find(container_id)
+        if not timeout_s:
+            await finish(self._group, lambda: self._remove(container))
+            return
+        task = self._group.create_task(self._remove_reported(container))
+        done, _ = await asyncio.wait([task], timeout=timeout_s)
+        if not done:
+            raise TimedOut(f"ETIME: remove {container_id}: not done after {timeout_s:g} s; it goes on")
+        error = task.result()
+        if error is not None:
+            raise error
 
-    async def exec(self, container_id: str, exec_id: str, process: dict[str, object]) -> None:
+    async def remove_all(self) -> None:
+        """Remove every container, at once; raises a group of what failed after trying all."""
+        failed = []
+        tasks = [self._group.create_task(self._remove_reported(c)) for c in tuple(self._containers.values())]
+        if tasks:
+            await asyncio.wait(tasks)
+        failed = [error for task in tasks if (error := task.result()) is not None]
+        if failed:
+            raise ExceptionGroup("remove containers", failed)
+
+    async def exec(self, container_id: str, exec_id: str, process: dict[str, Any]) -> None:
         """Run another process in the container; a skeletal OCI process is completed from the container's own."""
+        container = self._find(container_id)
+        state.plan_transition(container_id, "exec", container.state)
+        planned = process_spec.complete_exec(process, container.process_spec)
+        entry = container.add_process(exec_id)
+        undo = Undo()
+        undo.push("forget the exec id", lambda: container.drop_process(entry))
+        container.begin_start()
+        try:
+            await self._all_or_nothing(undo, self._launcher.exec(container, entry, planned, undo))
+        finally:
+            container.end_start()
+        for surplus in container.surplus():
+            container.drop_process(surplus)
+            surplus.close()
+            surplus.unfollow(self._exits)
 
     async def signal(self, container_id: str, exec_id: str, number: int) -> None:
         """Signal a process; an empty exec id means init and all of the container's cgroup. Gone is success."""
+        container = self._find(container_id)
+        process = container.process(exec_id)
+        if process is container.init and process.exit is None and process.pid:
+            number = signals.choose_signal(number, signals.read_status(process.pid))
+        if process.exit is None and process.pid:
+            signals.send_to_process(process.pid, process.start_time, number)
+        if not exec_id and number:
+            directory = self._settings.cgroup_root + container.cgroup
+            signals.send_to_cgroup(directory, number, except_pid=process.pid)
 
     async def wait(self, container_id: str, exec_id: str) -> Exit:
         """Wait for the exit, any number of waiters, before and after it, until the container is removed."""
-        raise NotImplementedError
+        return await self._process(container_id, exec_id).wait_exit()
 
-    def read(
-        self, container_id: str, exec_id: str, stream: str, limit: int
-    ) -> bytes | object | Awaitable[bytes | object]:
+    def read(self, container_id: str, exec_id: str, stream: str, limit: int) -> bytes | Awaitable[bytes]:
         """Read 1..limit bytes of "stdout" or "stderr": bytes when some wait, a PipeReply with `exact_reads`.
 
         Otherwise an awaitable of either. End of output raises EndOfOutput (text `read meet eof`), never b"".
         """
-        raise NotImplementedError
+        return self._process(container_id, exec_id).output(stream).read(limit)
 
     async def write_stdin(self, container_id: str, exec_id: str, data: bytes) -> int:
         """Write all of data before returning its length; b"" closes stdin."""
-        raise NotImplementedError
+        return await self._process(container_id, exec_id).input().write(data)
 
     def close_stdin(self, container_id: str, exec_id: str) -> None:
         """End of input; on a terminal the end-of-file character. Twice is fine."""
+        self._process(container_id, exec_id).input().end()
 
     def resize(self, container_id: str, exec_id: str, rows: int, columns: int) -> None:
-        """Set the terminal's size; WrongState `no tty` without one."""
+        """Set the terminal's size; NoTerminal without one."""
+        self._process(container_id, exec_id).resize(rows, columns)
 
     async def adopt(self) -> None:
         """After an agent restart: take over what the state files, stored descriptors and exits tell."""
 
-    async def remove_all(self) -> None:
-        """Remove every container (DestroySandbox); raises the first failure after trying all."""
+    def _find(self, container_id: str) -> Container:
+        container = self._containers.get(container_id)
+        if container is None:
+            raise UnknownContainer(container_id)
+        return container
 
-    def ids(self) -> tuple[str, ...]:
-        """Ids of the containers there are, oldest first."""
-        return ()
+    def _process(self, container_id: str, exec_id: str) -> Process:
+        return self._find(container_id).process(exec_id)
+
+    def _drop(self, container: Container) -> None:
+        self._containers.pop(container.id, None)
+
+    def _plan(self, container: Container, request: ContainerRequest) -> dict[str, Any]:
+        """The spec for crun; everything that can be refused without touching anything is refused here."""
+        linux = request.spec.get("linux") or {}
+        container.cgroup = cgroup.plan_path(linux.get("cgroupsPath") or "", container.id)
+        pid_path = spec.plan_pid_path(
+            sandbox_pidns=request.sandbox_pidns, recorded=self._pid_namespace, others=bool(self._containers)
+        )
+        shared = spec.Shared(
+            self._sandbox.ipc_path, self._sandbox.uts_path, pid_path, self._sandbox.guest_hooks
+        )
+        rootfs = f"{self._settings.bundle(container.id)}/rootfs"
+        planned = spec.rewrite(request.spec, rootfs, container.cgroup, shared)
+        container.process_spec = planned["process"]
+        container.hook_kinds = tuple(planned["hooks"])
+        container.shares_pids = not self._containers and self._pid_namespace is None
+        return planned
+
+    async def _create(
+        self, container: Container, request: ContainerRequest, planned: dict[str, Any], undo: Undo
+    ) -> None:
+        async with container.lock:
+            os.makedirs(self._settings.work(container.id), mode=0o700)
+            undo.push("remove our files", lambda: self._remover.remove_work(container))
+            if request.storages:
+                container.storages = await self._storages.mount(container.id, request.storages)
+                undo.push(
+                    "release storages", lambda: self._storages.release(container.id, container.storages)
+                )
+            root = (request.spec.get("root") or {}).get("path") or ""
+            await self._launcher.create(container, planned, root, undo)
+            container.advance("created")
+            if container.shares_pids:
+                self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
+
+    async def _all_or_nothing(self, undo: Undo, work: Awaitable[None]) -> None:
+        """Do the work; on failure and on cancellation undo it first, to the end."""
+        try:
+            await work
+        except BaseException as error:
+            for what, failure in await finish(self._group, undo.unwind):
+                error.add_note(f"and could not {what}: {failure}")
+                self._report(what, failure)
+            raise
+        undo.keep()
+
+    async def _start_with_hooks(self, container: Container) -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            place = Place(self._settings.work(container.id), "start")
+            await self._crun.start(container.id, place, (null, null, null))
+        finally:
+            os.close(null)
+
+    async def _remove(self, container: Container) -> None:
+        async with container.lock:
+            if self._containers.get(container.id) is not container:
+                raise UnknownContainer(container.id)
+            if container.state == state.CREATING:
+                raise WrongState(f"failed to remove container {container.id}: it is {container.state}")
+            container.advance("remove")
+            await self._remover.remove(container)
+            if container.storages:
+                await self._storages.release(container.id, container.storages)
+            self._remover.remove_work(container)
+            self._drop(container)
+
+    async def _remove_reported(self, container: Container) -> Exception | None:
+        """The removal as a task whose failure must not end the group."""
+        try:
+            await self._remove(container)
+        except Exception as error:  # noqa: BLE001 - handed to the caller, or reported when that is gone
+            self._report(f"remove {container.id}", error)
+            return error
+        return None
+
+
+def _ignore(_what: str, _error: BaseException) -> None:
+    """For who has no log."""

@@ -1,28 +1,114 @@
-"""The agent's exit book: who ended how, recorded once, told to any number of waiters.
+"""The agent's exit book: who ended how, recorded once, told to whoever watches, before or after the fact.
 
-Fed from the reaper (stand-alone) or from PID 1's control channel (supervised). A process is `(pid, start_time)`.
+Fed from the reaper of the agent's own children and, supervised, from PID 1's control channel. A process is
+`(pid, start_time)`; a watcher that could not learn the start time any more (the process was gone at once) is
+served by pid alone. Must not know: containers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from typing import TYPE_CHECKING
 
+from kata_linux.record import Record
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from kata_init.exits import Exit
 
+    Watcher = Callable[[Exit], None]
+
+
+class Target(Record):
+    """Which exits of a pid are meant: those of processes whose start time lies in this range."""
+
+    earliest: int
+    latest: int
+
+    def covers(self, entry: Exit) -> bool:
+        """Whether it is one of them; a start time of 0 could not be read by whoever reaped."""
+        return entry.start_time == 0 or self.earliest <= entry.start_time <= self.latest
+
+
+def exactly(start_time: int) -> Target:
+    """The process whose start time is known."""
+    return Target(start_time, start_time)
+
+
+def since(start_time: int) -> Target:
+    """A process that was gone before its start time could be read, started by one of this start time."""
+    return Target(start_time, sys.maxsize)
+
 
 class ExitBook:
-    """Exits by process; `record` is called by whoever reaps, `wait_exit` by whoever asks."""
+    """Exits by pid. An exit that nobody watches is kept, the newest `limit` of them."""
 
-    def __init__(self, *, forget: Callable[[int, int], None] | None = None, limit: int = 4096) -> None:
+    def __init__(self, *, forget: Callable[[int, int], None] | None = None, limit: int = 1024) -> None:
         """`forget(pid, start_time)` tells PID 1's ledger that nobody will ask for this exit again."""
+        self._forget = forget
+        self._limit = limit
+        self._unclaimed: dict[tuple[int, int], Exit] = {}
+        self._watchers: dict[int, list[tuple[Target, Watcher]]] = {}
 
     def record(self, entry: Exit) -> None:
-        """Note an exit, wake its waiters; the second record of one process changes nothing."""
+        """Note an exit and tell its watcher. Supervised, the same exit may come twice: the second changes nothing."""
+        watchers = self._watchers.get(entry.pid, [])
+        for index, (target, watcher) in enumerate(watchers):
+            if target.covers(entry):
+                del watchers[index]
+                if not watchers:
+                    del self._watchers[entry.pid]
+                watcher(entry)
+                return
+        self._unclaimed[entry.pid, entry.start_time] = entry
+        if len(self._unclaimed) > self._limit:
+            self.release(*next(iter(self._unclaimed)))
+
+    def watch(self, pid: int, target: Target, watcher: Watcher) -> None:
+        """Call `watcher` once with this process's exit: now, when it was recorded already, or when it comes."""
+        for key, entry in self._unclaimed.items():
+            if key[0] == pid and target.covers(entry):
+                del self._unclaimed[key]
+                watcher(entry)
+                return
+        self._watchers.setdefault(pid, []).append((target, watcher))
+
+    def unwatch(self, pid: int, watcher: Watcher) -> None:
+        """Stop watching; a watcher that was served already is fine."""
+        left = [item for item in self._watchers.pop(pid, []) if item[1] != watcher]
+        if left:
+            self._watchers[pid] = left
 
     async def wait_exit(self, pid: int, start_time: int) -> Exit:
-        """Wait for this process's exit, which may have been recorded before."""
-        raise NotImplementedError
+        """Wait for this process's exit, which may have been recorded before. Cancelling leaves no watcher."""
+        future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+        def serve(entry: Exit) -> None:
+            if not future.done():
+                future.set_result(entry)
+
+        self.watch(pid, exactly(start_time), serve)
+        try:
+            return await future
+        finally:
+            self.unwatch(pid, serve)
+
+    def release(self, pid: int, start_time: int) -> None:
+        """Nobody will ask for this exit again."""
+        self._unclaimed.pop((pid, start_time), None)
+        if self._forget is not None:
+            self._forget(pid, start_time)
+
+
+def attach_reaper(book: ExitBook, reap: Callable[[], Iterable[Exit]]) -> None:
+    """Record every child's exit as SIGCHLD tells of it. `reap` is `kata_init.exits.reap`; needs a running loop."""
+
+    def collect() -> None:
+        for entry in reap():
+            book.record(entry)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, collect)
+    collect()

@@ -1,0 +1,77 @@
+"""A container's cgroup: its path, its end, its removal. cgroup v2, driven through its files.
+
+Owns no descriptor beyond a call. Must not know: limits (crun writes them). Kernel: Documentation/admin-guide/cgroup-v2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+
+from kata_agent.errors import InvalidRequest
+
+
+def plan_path(cgroups_path: str, container_id: str) -> str:
+    """The path below the hierarchy's root, from either notation of OCI's cgroupsPath (`/a/b` or `slice:prefix:name`)."""
+    path = "/" + (cgroups_path or container_id).replace(":", "/").strip("/")
+    parts = path.split("/")[1:]
+    if ".." in parts or "." in parts or not parts[0]:
+        raise InvalidRequest(f"cgroupsPath {cgroups_path!r} does not name a cgroup")
+    return "/" + "/".join(part for part in parts if part)
+
+
+def is_populated(cgroup: str) -> bool:
+    """Whether a live process is in the cgroup (a directory) or below; an absent one has none."""
+    try:
+        with open(f"{cgroup}/cgroup.events", "rb", buffering=0) as file:
+            return b"populated 1" in file.read()
+    except FileNotFoundError:
+        return False
+
+
+async def wait_empty(cgroup: str) -> None:
+    """Wait until no live process is left. No deadline of its own: the caller has one."""
+    if not is_populated(cgroup):
+        return
+    try:
+        fd = os.open(f"{cgroup}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    # The file is always readable; a change is EPOLLPRI, which asyncio cannot ask for, but an epoll inside epoll can.
+    watch = select.epoll()
+    try:
+        watch.register(fd, select.EPOLLPRI | select.EPOLLET)
+        while b"populated 1" in os.pread(fd, 4096, 0):
+            await _wait_readable(watch.fileno())
+            watch.poll(0)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno != 19:  # ENODEV: the cgroup was removed
+            raise
+    finally:
+        watch.close()
+        os.close(fd)
+
+
+def remove(cgroup: str) -> None:
+    """Remove the cgroup and those below it; an absent one is fine. EBUSY when a process lives in it."""
+    for directory, _, _ in os.walk(cgroup, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass  # somebody was faster
+
+
+async def _wait_readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    changed = loop.create_future()
+
+    def wake() -> None:
+        if not changed.done():
+            changed.set_result(None)
+
+    loop.add_reader(fd, wake)
+    try:
+        await changed
+    finally:
+        loop.remove_reader(fd)

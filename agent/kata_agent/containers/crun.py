@@ -1,0 +1,176 @@
+"""crun: its command lines, its state folder, and what its failures mean.
+
+Owns each invocation from spawn to exit, and the log it leaves. Must not know the registry or the wire. crun's own
+stderr is the container's (its init inherits it), so errors are read from a log file. See decisions 0001 and 0005.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from kata_agent.errors import AgentError, NotFound, TimedOut, WrongState, errno_text
+from kata_agent.processes.spawn import Child, spawn
+from kata_linux.record import Record
+
+if TYPE_CHECKING:
+    from kata_agent.processes.exits import ExitBook
+
+    Stdio = tuple[int, int, int]
+
+DEADLINE_S = 60.0
+KILL_DEADLINE_S = 5.0
+LOG_LIMIT_BYTES = 16384
+
+
+class Place(Record):
+    """Where the files of one invocation lie: `directory/name.log`, `.pid`, `.json`."""
+
+    directory: str
+    name: str
+
+    def file(self, kind: str) -> str:
+        """The path of one of them."""
+        return f"{self.directory}/{self.name}.{kind}"
+
+
+class Started(Record):
+    """A process that crun started; it cannot be older than crun itself."""
+
+    pid: int
+    earliest_start_time: int
+
+
+class Crun:
+    """The program at `path` with its state below `root`."""
+
+    def __init__(self, path: str, root: str, exits: ExitBook) -> None:
+        self.root = root
+        self._path = path
+        self._exits = exits
+
+    async def create(
+        self, container_id: str, arg0: str, place: Place, bundle: str, stdio: Stdio, console: str
+    ) -> Started:
+        """Make the container of `bundle`, its init waiting for `start`."""
+        options = ["--bundle", bundle, *_console_options(console)]
+        return await self._launch("create", options, container_id, place, stdio, arg0)
+
+    async def exec(self, container_id: str, arg0: str, place: Place, stdio: Stdio, console: str) -> Started:
+        """Run the process of `place`'s json file in the container."""
+        options = ["--detach", "--process", place.file("json"), *_console_options(console)]
+        return await self._launch("exec", options, container_id, place, stdio, arg0)
+
+    async def delete(self, container_id: str, place: Place, stdio: Stdio) -> None:
+        """Run poststop hooks and remove crun's state and the cgroup; whatever lives in it is killed."""
+        argv = self._command("delete", place, ["--force", container_id])
+        await self._run("delete", argv, place, stdio, "")
+
+    async def start(self, container_id: str, place: Place, stdio: Stdio) -> None:
+        """Let init run, then run the poststart hooks."""
+        await self._run("start", self._command("start", place, [container_id]), place, stdio, "")
+
+    def release_init(self, container_id: str) -> None:
+        """What `crun start` does when there are no hooks: one byte into the fifo that init waits on."""
+        fifo = f"{self.root}/{container_id}/exec.fifo"
+        try:
+            # without O_NONBLOCK this would wait for ever for an init that died
+            fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ENOENT):
+                raise WrongState(f"start container {container_id}: its init process is gone") from None
+            raise
+        try:
+            os.write(fd, b"\0")
+            os.unlink(fifo)
+        finally:
+            os.close(fd)
+
+    def forget(self, container_id: str) -> None:
+        """Remove crun's state of a container whose processes and cgroup are gone: what `crun delete` does last."""
+        directory = f"{self.root}/{container_id}"
+        try:
+            for name in os.listdir(directory):
+                os.unlink(f"{directory}/{name}")
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass  # never made, or crun removed it itself
+
+    def _command(self, verb: str, place: Place, words: list[str]) -> list[str]:
+        options = ["--root", self.root, "--cgroup-manager=cgroupfs", "--log", place.file("log")]
+        return [self._path, *options, verb, *words]
+
+    async def _launch(
+        self, verb: str, options: list[str], container_id: str, place: Place, stdio: Stdio, arg0: str
+    ) -> Started:
+        argv = self._command(verb, place, ["--pid-file", place.file("pid"), *options, container_id])
+        try:
+            child = await self._run(verb, argv, place, stdio, arg0)
+        except BaseException:
+            _kill_started(_take_text(place.file("pid")))
+            raise
+        return Started(int(_take_text(place.file("pid"))), child.start_time)
+
+    async def _run(self, verb: str, argv: list[str], place: Place, stdio: Stdio, arg0: str) -> Child:
+        """One invocation, to its end: killed when it takes too long or the caller is cancelled."""
+        child = spawn(argv, stdio)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                ended = await self._exits.wait_exit(*child)
+        except BaseException as error:
+            os.kill(child.pid, signal.SIGKILL)
+            async with asyncio.timeout(KILL_DEADLINE_S):
+                await self._exits.wait_exit(*child)
+            if isinstance(error, TimeoutError):
+                raise TimedOut(f"crun {verb} has not ended after {DEADLINE_S:.0f} s and was killed") from None
+            raise
+        text = _take_text(place.file("log"))
+        if ended.code != 0:
+            raise explain(verb, arg0, text, ended.code, ended.signal)
+        return child
+
+
+def explain(verb: str, arg0: str, log: str, code: int | None, killed_by: int | None) -> AgentError:
+    """The error that crun's log tells of, with the errno's name where the text ends in an errno's description."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    if not lines:
+        how = f"signal {killed_by}" if killed_by else f"status {code}"
+        return AgentError(f"crun {verb} ended with {how} and said nothing")
+    text, _, description = lines[-1].rpartition(": ")
+    number = _find_errno(description)
+    if "executable file" in text and number == errno.ENOENT:
+        return NotFound(f"crun {verb}: the file {arg0} was not found: {errno_text(number)}")
+    if number is None:
+        return AgentError(f"crun {verb}: {lines[-1]}")
+    return AgentError(f"crun {verb}: {text}: {errno_text(number)}")
+
+
+def _kill_started(pid_text: str) -> None:
+    """crun failed, or was killed, after it had started the process."""
+    if pid_text.isdecimal():
+        try:
+            os.kill(int(pid_text), signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # ended with crun
+
+
+def _find_errno(description: str) -> int | None:
+    return next((number for number in errno.errorcode if os.strerror(number) == description), None)
+
+
+def _console_options(console: str) -> list[str]:
+    return ["--console-socket", console] if console else []
+
+
+def _take_text(path: str) -> str:
+    """The content of a file that crun wrote, which is removed; nothing when it wrote none."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(LOG_LIMIT_BYTES)
+    except FileNotFoundError:
+        return ""
+    os.unlink(path)
+    return data.decode(errors="replace")

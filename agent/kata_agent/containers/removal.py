@@ -1,0 +1,100 @@
+"""Ending containers: kill all of it, wait until it is gone, undo what was made.
+
+Owns the order and the deadlines. Must not know the registry. Follows: Kata's agent, RemoveContainer; cgroup v2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from kata_agent.containers import bundle, cgroup
+from kata_agent.containers.crun import Place
+from kata_agent.errors import TimedOut
+from kata_agent.processes.signals import kill_cgroup, send_to_process
+
+if TYPE_CHECKING:
+    from kata_agent.containers.container import Container
+    from kata_agent.containers.crun import Crun
+    from kata_agent.containers.settings import Settings
+    from kata_agent.processes.exits import ExitBook
+    from kata_agent.processes.process import Process
+
+# A killed process ends when the kernel lets it: after its last page of I/O, not after a time of ours.
+KILL_DEADLINE_S = 30.0
+
+
+class Remover:
+    """Unmakes what `launch` made."""
+
+    def __init__(self, settings: Settings, crun: Crun, exits: ExitBook) -> None:
+        self._settings = settings
+        self._crun = crun
+        self._exits = exits
+
+    async def remove(self, container: Container) -> None:
+        """All of the container but its storages and its entry in the registry."""
+        await self._end_processes(container)
+        for process in container.processes():
+            process.close()
+            process.unfollow(self._exits)
+        if "poststop" in container.hook_kinds:
+            await self._delete_with_hooks(container)
+        await self.clear(container)
+        bundle.remove(self._settings.bundle(container.id), mounted=True)
+
+    async def clear(self, container: Container) -> None:
+        """Kill whatever lives in the cgroup, then remove it and crun's state; what is not there is fine."""
+        await self._empty_cgroup(container)
+        cgroup.remove(self._cgroup(container))
+        self._crun.forget(container.id)
+
+    async def kill(self, process: Process) -> None:
+        """Kill one process, if it was started, and let its exit go."""
+        if process.pid:
+            send_to_process(process.pid, process.start_time, signal.SIGKILL)
+            process.unfollow(self._exits)
+
+    def remove_work(self, container: Container) -> None:
+        """Our own files, the last trace."""
+        work = self._settings.work(container.id)
+        for name in os.listdir(work):
+            os.unlink(f"{work}/{name}")
+        os.rmdir(work)
+
+    async def _end_processes(self, container: Container) -> None:
+        await self._empty_cgroup(container)
+        try:
+            async with asyncio.timeout(KILL_DEADLINE_S):
+                await container.wait_idle()  # an exec under way may have entered the cgroup after the kill
+                await self._empty_cgroup(container)
+                for process in container.processes():
+                    await process.wait_gone()
+        except TimeoutError:
+            raise TimedOut(
+                f"ETIME: remove {container.id}: no exit of its killed processes was seen"
+            ) from None
+
+    async def _empty_cgroup(self, container: Container) -> None:
+        directory = self._cgroup(container)
+        if not cgroup.is_populated(directory):
+            return
+        kill_cgroup(directory)
+        try:
+            async with asyncio.timeout(KILL_DEADLINE_S):
+                await cgroup.wait_empty(directory)
+        except TimeoutError:
+            raise TimedOut(f"ETIME: remove {container.id}: processes of {directory} do not end") from None
+
+    async def _delete_with_hooks(self, container: Container) -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            place = Place(self._settings.work(container.id), "delete")
+            await self._crun.delete(container.id, place, (null, null, null))
+        finally:
+            os.close(null)
+
+    def _cgroup(self, container: Container) -> str:
+        return self._settings.cgroup_root + container.cgroup

@@ -1,0 +1,35 @@
+"""The life of a container as a table: which verb is allowed in which state, and where it leads. Pure."""
+
+from __future__ import annotations
+
+from kata_agent.errors import WrongState
+
+CREATING = "creating"
+CREATED = "created"
+RUNNING = "running"
+PAUSED = "paused"
+STOPPED = "stopped"
+
+# The end of the init process changes no state, only a removal does: hosts go on asking for a container that ended.
+TRANSITIONS = {
+    ("created", CREATING): CREATED,
+    ("start", CREATED): RUNNING,
+    ("exec", CREATED): CREATED,
+    ("exec", RUNNING): RUNNING,
+    ("pause", CREATED): PAUSED,
+    ("pause", RUNNING): PAUSED,
+    ("resume", PAUSED): RUNNING,
+    ("remove", CREATED): STOPPED,
+    ("remove", RUNNING): STOPPED,
+    ("remove", PAUSED): STOPPED,
+    ("remove", STOPPED): STOPPED,
+}
+
+
+def plan_transition(container_id: str, verb: str, state: str) -> str:
+    """The state after this verb; WrongState says why not."""
+    after = TRANSITIONS.get((verb, state))
+    if after is None:
+        allowed = ", ".join(sorted(before for name, before in TRANSITIONS if name == verb))
+        raise WrongState(f"failed to {verb} container {container_id}: it is {state}, not {allowed}")
+    return after
