@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from kata_protocols.aio.connection import ServerConnection
 from kata_protocols.aio.reply import PipeReply
@@ -38,6 +38,16 @@ def report_to_stderr(where: str, error: BaseException) -> None:
     sys.stderr.write(f"{where}: {type(error).__name__}: {error}\n")
 
 
+class ServedConnection(Protocol):
+    """What the server needs of a connection, whatever it speaks."""
+
+    def begin_shutdown(self) -> None:
+        """Take no more calls; close when those that run have answered."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+
 class Server:
     """What the connections of one service share."""
 
@@ -55,7 +65,8 @@ class Server:
         self._group = tasks
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners = list(listeners)
-        self._connections: set[ServerConnection | Greeting] = set()
+        self.reflection: dict[str, Any] | None = None  # the gRPC adapter's, made by its first peer
+        self._connections: set[ServedConnection] = set()
         self._idle = asyncio.Event()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -102,12 +113,12 @@ class Server:
 
     # Connections
 
-    def replace(self, old: Greeting, new: ServerConnection) -> None:
+    def replace(self, old: ServedConnection, new: ServedConnection) -> None:
         """A connection has shown what it speaks."""
         self._connections.discard(old)
         self._connections.add(new)
 
-    def forget(self, connection: ServerConnection | Greeting) -> None:
+    def forget(self, connection: ServedConnection) -> None:
         """A connection has ended."""
         self._connections.discard(connection)
         self._note_idle()
@@ -159,7 +170,6 @@ class Greeting:
         if http2 is None and data:
             return
         if http2:
-            self._server.forget(self)
             self._begin_grpc()
         elif self._first:
             self._begin_ttrpc(ended=not data)
@@ -177,10 +187,15 @@ class Greeting:
             connection.on_data(b"")
 
     def _begin_grpc(self) -> None:
-        from kata_protocols.grpc.server import serve_connection
+        """Import what serves HTTP/2 and give it the socket."""
+        from kata_protocols.grpc.server import GrpcConnection, reflect
 
-        sock = self._transport.detach()
-        self._server.start_task(serve_connection(self._server.router, sock, self._first, self._peer))
+        server = self._server
+        if server.reflection is None:
+            server.reflection = reflect(server.router)
+        connection = GrpcConnection(server, server.reflection, self._peer)
+        server.replace(self, connection)
+        server.start_task(connection.open(self._transport.detach(), self._first))
 
     def _on_lost(self, _error: OSError | None) -> None:
         self._server.forget(self)

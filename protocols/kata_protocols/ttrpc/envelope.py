@@ -40,12 +40,17 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def encode_failure(code: Code, message: str, details: Details) -> bytes:
-    """Return a `Response` with a status that is not OK."""
-    status = ttrpc_pb2.Status(code=int(code), message=clean_text(message))  # type: ignore[arg-type]  # open enum
+def make_status(code: int, message: str, details: Details) -> ttrpc_pb2.Status:
+    """Return a `Status`; google.rpc.Status is the same on the wire."""
+    status = ttrpc_pb2.Status(code=code, message=clean_text(message))  # type: ignore[arg-type]  # open enum
     for type_url, value in details:
         status.details.add(type_url=type_url, value=value)
-    return ttrpc_pb2.Response(status=status).SerializeToString()
+    return status
+
+
+def encode_failure(code: Code, message: str, details: Details) -> bytes:
+    """Return a `Response` with a status that is not OK."""
+    return ttrpc_pb2.Response(status=make_status(int(code), message, details)).SerializeToString()
 
 
 def encode_request(service: str, method: str, payload: bytes, timeout_nano: int, metadata: Metadata) -> bytes:
