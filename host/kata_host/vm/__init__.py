@@ -1,0 +1,1 @@
+"""Virtual machines: one file per VMM and per helper process; `base` is the interface they share."""

@@ -1,0 +1,44 @@
+"""Hears the guest: one line for each thing that happened in it, over vsock to a port of the host.
+
+PID 1 rings when it is up and whenever the agent has become ready, so nobody has to ask. The port is named to it on the kernel
+command line (`kata.doorbell=PORT`). What is rung comes from the guest, so its length and its time are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+PID1_UP = "pid1 up"
+AGENT_READY = "agent ready"
+
+_LIMIT_BYTES = 512
+_LINE_TIMEOUT_S = 5.0
+
+
+async def iterate_rings(listener: socket.socket) -> AsyncIterator[str]:
+    """The lines that arrive, one for each connection; a caller that sends nothing in time is passed over."""
+    loop = asyncio.get_running_loop()
+    while True:
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(_LINE_TIMEOUT_S):
+                    line = await _read_line(connection)
+            except (TimeoutError, ConnectionError):
+                continue
+        if line:
+            yield line
+
+
+async def _read_line(connection: socket.socket) -> str:
+    loop = asyncio.get_running_loop()
+    data = b""
+    while b"\n" not in data and len(data) < _LIMIT_BYTES:
+        piece = await loop.sock_recv(connection, _LIMIT_BYTES - len(data))
+        if not piece:
+            break
+        data += piece
+    return data.split(b"\n", 1)[0].decode(errors="replace").strip()

@@ -1,0 +1,241 @@
+"""The QEMU machine: its command line, its launch until the agent is ready, its end.
+
+`plan_command` is the whole machine as data; `launch` brings up what it needs (folder, vsock, share, doorbell), starts it,
+and takes everything down again however it ends. Follows docs of QEMU 7.2 (q35, vhost-user) and its QMP reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from kata_host.vm.accel import choose_accelerator
+from kata_host.vm.base import DOORBELL_PORT, SHARE_TAG, Accelerator, BootFailed, Timeline, VmConfig, VmError
+from kata_host.vm.console import find_panic, read_console
+from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
+from kata_host.vm.process import Child, ChildFailed, read_tail, run_while_alive
+from kata_host.vm.state import VmState, make_private, open_state
+from kata_host.vm.virtiofs import serve_share
+from kata_host.vm.vsock import Vsock, open_vsock
+
+QMP_TIMEOUT_S = 10.0
+QUIT_TIMEOUT_S = 3.0
+CAUSE_TIMEOUT_S = 1.0
+
+# Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
+_ROOT_PORTS = 4
+_HOTPLUG_MEMORY_MIB = 4096
+_LEAST_MAX_CPUS = 4
+
+# `-cx16`: emulation of QEMU 7.2 loses the flags of cmpxchg16b with more than one CPU, and the guest's allocator dies.
+_CPU = {"kvm": "host", "tcg": "max,-cx16"}
+
+
+def plan_command(
+    config: VmConfig,
+    accelerator: Accelerator,
+    vsock_args: tuple[str, ...],
+    folder: Path,
+    control_fd: int,
+) -> list[str]:
+    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it."""
+    kernel_args = (
+        "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
+        f"kata.doorbell={DOORBELL_PORT}",
+        *config.kernel_args,
+    )
+    memory = config.memory_mib
+    command = [
+        config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
+        "-machine", f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split",
+        "-device", "intel-iommu,intremap=off,caching-mode=on",
+        "-cpu", _CPU[accelerator.name],
+        "-smp", f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}",
+        "-m", f"{memory}M,slots=4,maxmem={memory + _HOTPLUG_MEMORY_MIB}M",
+        "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
+        "-kernel", str(config.guest.kernel), "-initrd", str(config.guest.initrd),
+        "-append", " ".join(kernel_args),
+        "-serial", f"file:{folder / 'console.log'}",
+        "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
+        "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
+        *vsock_args,
+    ]  # fmt: skip
+    if config.share is not None:
+        command += [
+            "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
+            "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
+        ]  # fmt: skip
+    for port in range(_ROOT_PORTS):
+        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
+    return command
+
+
+class QemuVm:
+    """A running machine, as `kata_host.vm.base.Vm` describes it."""
+
+    def __init__(
+        self, config: VmConfig, state: VmState, accelerator: Accelerator, vsock: Vsock, timeline: Timeline
+    ) -> None:
+        self.config = config
+        self.name = state.name
+        self.folder = state.path
+        self.address = vsock.address
+        self.vsock_kind = vsock.kind
+        self.console = state.file("console.log")
+        self.qmp_socket = state.file("qmp.sock")
+        self.accelerator = accelerator
+        self.timeline = timeline
+        self.child: Child | None = None
+        self._qmp: QMPClient = QMPClient(f"qemu {state.name}")
+
+    def describe(self) -> dict[str, object]:
+        """What `vm start --json` prints."""
+        return {
+            "name": self.name,
+            "address": self.address,
+            "console": str(self.console),
+            "qmp": str(self.qmp_socket),
+            "accelerator": self.accelerator.name,
+            "accelerator_reason": self.accelerator.reason,
+            "vsock": self.vsock_kind,
+            "share": str(self.config.share) if self.config.share else None,
+            "cpus": self.config.cpus,
+            "memory_mib": self.config.memory_mib,
+        }
+
+    async def open_control(self, connection: socket.socket) -> None:
+        """Meet QEMU on its control monitor."""
+        await self._qmp.connect(connection)
+
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        """Run a QMP command; QEMU's refusal is a VmError with its text."""
+        try:
+            async with asyncio.timeout(QMP_TIMEOUT_S):
+                return await self._qmp.execute(command, arguments)
+        except ExecuteError as exc:
+            raise VmError(f"qemu refused {command}: {exc}") from exc
+        except QMPError as exc:
+            raise VmError(f"qemu did not answer {command}: {exc}") from exc
+
+    async def wait_exit(self) -> int:
+        """Wait until QEMU has ended."""
+        if self.child is None:
+            raise VmError(f"{self.name}: was never started")
+        return await self.child.wait()
+
+    async def close(self) -> None:
+        """Tell QEMU to quit; its context ends it if it does not."""
+        if self.child is None or self.child.returncode is not None:
+            return await self._disconnect()
+        try:
+            async with asyncio.timeout(QUIT_TIMEOUT_S):
+                await self._qmp.execute("quit")
+                await self.child.wait()
+        except (QMPError, TimeoutError, OSError, EOFError):
+            pass  # a QEMU that cannot answer is ended by its context, right after
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        try:
+            await self._qmp.disconnect()
+        except (QMPError, OSError, EOFError):
+            pass  # the other side went first; disconnect reports the reason of that, not a failure of its own
+
+
+@asynccontextmanager
+async def launch(config: VmConfig) -> AsyncIterator[QemuVm]:
+    """Boot a machine and hand it out when its agent is ready; nothing of it is left when the context ends."""
+    _check(config)
+    timeline = Timeline()
+    async with AsyncExitStack() as stack:
+        state = stack.enter_context(open_state(config.name))
+        accelerator = config.accelerator or await choose_accelerator(
+            config.program, config.guest.kernel, make_private(state.path.parent)
+        )
+        timeline.mark("accelerator chosen", accelerator.name)
+        vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
+        helpers = [vsock.child] if vsock.child else []
+        if config.share is not None:
+            share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
+            helpers.append(await stack.enter_async_context(share))
+        bell = stack.enter_context(vsock.open_listener(DOORBELL_PORT))
+        vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
+        try:
+            async with asyncio.timeout(config.boot_timeout_s):
+                await _start(vm, stack, vsock)
+                assert vm.child is not None  # noqa: S101 - set by _start
+                await run_while_alive(_wait_ready(vm, bell), vm.child, *helpers)
+        except TimeoutError:
+            raise _boot_failed(vm, f"the agent was not ready within {config.boot_timeout_s:g} s") from None
+        except ChildFailed as exc:
+            raise _boot_failed(vm, await _find_cause(vm, exc)) from None
+        yield vm
+
+
+async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = plan_command(vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno())
+        fds = (theirs.fileno(), *vsock.pass_fds)
+        child = Child("qemu", command, log=vm.folder / "qemu.log", pass_fds=fds)
+    vm.child = await stack.enter_async_context(child)
+    vm.timeline.mark("qemu started")
+    stack.push_async_callback(vm.close)
+    try:
+        await vm.open_control(ours)
+    except (QMPError, OSError, EOFError) as exc:
+        ours.close()
+        await child.stop()
+        raise ChildFailed(f"qemu did not speak on its control socket ({exc}); {child.describe_end()}") from exc
+    vm.timeline.mark("qemu answers")
+
+
+async def _wait_ready(vm: QemuVm, bell: socket.socket) -> None:
+    async for line in iterate_rings(bell):
+        for event in (PID1_UP, AGENT_READY):
+            if line.startswith(event):
+                vm.timeline.mark(event, line.removeprefix(event).strip())
+        if line.startswith(AGENT_READY):
+            return
+
+
+async def _find_cause(vm: QemuVm, seen: ChildFailed) -> str:
+    """What ended first: the helpers end as soon as QEMU does, and may be noticed before it."""
+    if vm.child is None:
+        return str(seen)
+    try:
+        async with asyncio.timeout(CAUSE_TIMEOUT_S):
+            code = await vm.child.wait()
+    except TimeoutError:
+        return str(seen)
+    if code != 0:
+        return vm.child.describe_end()
+    panic = find_panic(vm.console)
+    return panic or "the guest powered off or restarted before its agent was ready"
+
+
+def _boot_failed(vm: QemuVm, reason: str) -> BootFailed:
+    console = read_console(vm.console)
+    said = f"the console's last lines were:\n{console}" if console else "the console stayed empty"
+    seen = vm.timeline.stamps[-1].event if vm.timeline.stamps else "nothing"
+    qemu = "" if "qemu" in reason else read_tail(vm.folder / "qemu.log", 5)
+    return BootFailed(
+        f"the guest did not boot: {reason} (last seen: {seen}, running under {vm.accelerator.name}: "
+        f"{vm.accelerator.reason}); {said}" + (f"\nqemu said:\n{qemu}" if qemu else "")
+    )
+
+
+def _check(config: VmConfig) -> None:
+    if shutil.which(config.program) is None:
+        raise VmError(f"{config.program}: not found; install the package qemu-system-x86, or use scripts/run")
+    for path in (config.guest.kernel, config.guest.initrd):
+        if not os.access(path, os.R_OK):
+            raise VmError(f"{path}: no guest there; build one with `kata-image build` or `scripts/run`")
