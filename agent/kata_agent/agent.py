@@ -48,7 +48,7 @@ class Agent:
         group: asyncio.TaskGroup,
         exits: ExitBook,
         host: Host,
-        stored: dict[str, list[int]],
+        stored: dict[str, tuple[int, ...]],
         supervised: bool,
         stopping: asyncio.Event | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class Agent:
         """What containers share."""
         from kata_agent.sandbox import Sandbox
 
-        return Sandbox(self, owns_guest=self.supervised)
+        return Sandbox(self, owns_guest=self.supervised, base=BASE_DIRECTORY, run=RUN_DIRECTORY)
 
     @cached_property
     def copier(self) -> Copier:
@@ -119,6 +119,10 @@ class Agent:
     def has_containers(self) -> bool:
         """Whether any container exists, without making the part that would know."""
         return self._has("containers") and bool(self.containers.ids())
+
+    def has_copied(self) -> bool:
+        """Whether the host has sent files."""
+        return self._has("copier")
 
     async def destroy(self) -> None:
         """Remove every container, then let the agent end once the replies are out. Raises the first failure."""

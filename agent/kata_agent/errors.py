@@ -8,8 +8,6 @@ where `WIRE_CODES` or `KEPT` says otherwise: hosts hand the code on to container
 are what services of our own will answer with, and what the log shows.
 """
 
-
-
 from __future__ import annotations
 
 import errno

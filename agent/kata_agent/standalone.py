@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from kata_agent.agent import RUN_DIRECTORY
 from kata_init import listen
 from kata_init.plan import parse_address
 from kata_linux import mount, mountinfo, namespaces, prctl
@@ -22,6 +23,9 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 def enter_private_world() -> None:
     """Leave the machine's mount namespace and become the reaper of orphans. Before any thread exists."""
     namespaces.make_private_mounts(propagation=mount.MS_SLAVE)
+    # State of this agent alone: another one on the same machine has its own, and none of it stays.
+    os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
+    mount.mount("kata-agent", RUN_DIRECTORY, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=700")
     prctl.set_child_subreaper()
     mount_cgroup2(mountinfo.read_mounts())
 

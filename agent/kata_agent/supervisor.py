@@ -29,7 +29,7 @@ class Supervisor:
     def __init__(
         self, channel: control.AgentChannel, exits: ExitBook, log: Log, on_gone: Callable[[], None]
     ) -> None:
-        self.stored: dict[str, list[int]] = {}
+        self.stored: dict[str, tuple[int, ...]] = {}
         self._channel = channel
         self._exits = exits
         self._log = log
@@ -59,9 +59,9 @@ class Supervisor:
                 f"PID 1 did not hand over its descriptors within {SYNC_DEADLINE_S:.0f} s"
             ) from None
 
-    def take(self, name: str) -> list[int]:
+    def take(self, name: str) -> tuple[int, ...]:
         """The descriptors stored under `name`, now the caller's; none when there are none."""
-        return self.stored.pop(name, [])
+        return self.stored.pop(name, ())
 
     def store(self, name: str, fds: Sequence[int]) -> None:
         """Let PID 1 keep copies of `fds` under `name` until `discard`."""
@@ -92,7 +92,7 @@ class Supervisor:
             case Exit():
                 self._exits.record(packet)
             case control.Stored(name, fds):
-                self.stored[name] = list(fds)
+                self.stored[name] = fds
             case control.Synced():
                 self._synced.set()
             case control.Refused(name, reason):

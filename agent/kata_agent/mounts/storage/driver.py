@@ -1,0 +1,53 @@
+"""Which driver mounts which kind of storage, and what they have in common. Drivers are imported when named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+
+from kata_agent.errors import NotSupported
+from kata_agent.mounts import plan
+from kata_agent.mounts.ops import Op
+from kata_agent.mounts.storage.request import StorageRequest
+from kata_linux import mountinfo
+
+# A driver reads the machine and plans; what it returns is applied by the registry. It runs in a worker.
+Driver = Callable[[StorageRequest], tuple[Op, ...]]
+
+DRIVERS = {"virtio-fs": "virtiofs", "bind": "bind"}
+
+# The rest of Kata's drivers, told apart from a misspelt name.
+NOT_BUILT = frozenset(
+    {
+        "9p",
+        "blk",
+        "blk-ccw",
+        "ephemeral",
+        "image_guest_pull",
+        "local",
+        "mmioblk",
+        "nvdimm",
+        "overlayfs",
+        "scsi",
+        "watchable-bind",
+    }
+)
+
+
+def find_driver(name: str) -> Driver:
+    """The driver of this name. Raises `NotSupported` with the text that hosts know."""
+    if name not in DRIVERS:
+        why = "this agent does not have it yet" if name in NOT_BUILT else "there is none of that name"
+        raise NotSupported(f"Failed to find the storage handler {name}: {why}")
+    driver: Driver = import_module(f"kata_agent.mounts.storage.{DRIVERS[name]}").plan_storage
+    return driver
+
+
+def observe(storage: StorageRequest) -> plan.Observation:
+    """Read what `plan_mount` must know of the machine."""
+    top = mountinfo.find_mount(mountinfo.read_mounts(), storage.mount_point.rstrip("/"))
+    return plan.Observation(
+        mounted_fstype=top.fstype if top else None,
+        source_is_directory=os.path.isdir(storage.source),
+    )

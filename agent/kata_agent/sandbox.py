@@ -1,0 +1,196 @@
+"""The sandbox: what its containers share, made by CreateSandbox.
+
+Owns: the shared ipc and uts namespaces, the sandbox's storages, its name server file, kernel modules, guest hooks,
+and the record of these from which a restarted agent goes on. Must not know: the wire, containers' insides.
+Follows: Kata's agent 3.21, "Sandbox life cycle". Whatever fails undoes what was done before it.
+
+In a guest of ours the base folder is emptied first, as Kata's agent does, but nothing is deleted through a mount.
+Outside one (`owns_guest` false) what lies there may be another program's, so nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kata_agent import tree
+from kata_agent.errors import InvalidRequest, WrongState, describe
+from kata_agent.guest import dns, hook, module
+from kata_agent.mounts.storage.request import StorageRequest
+from kata_linux import mount, namespaces, openat2
+from kata_linux.record import Record
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+
+NAMESPACE_DIRECTORY = "/run/sandbox-ns"
+STATE_FILE = "sandbox.json"
+HOSTNAME_LIMIT = 64
+
+# The name under which the sandbox uses storages; no container can have it.
+USER = ""
+
+
+class KernelModule(Record):
+    """A module to load before anything else."""
+
+    name: str
+    parameters: tuple[str, ...] = ()
+
+
+class SandboxRequest(Record):
+    """What CreateSandbox asks for."""
+
+    sandbox_id: str = ""
+    hostname: str = ""
+    dns: tuple[str, ...] = ()
+    storages: tuple[StorageRequest, ...] = ()
+    guest_hook_path: str = ""
+    kernel_modules: tuple[KernelModule, ...] = ()
+
+
+class Sandbox:
+    """One per agent. Before `create` it has no shared namespaces, and containers cannot be made."""
+
+    def __init__(self, agent: Agent, *, owns_guest: bool, base: str, run: str) -> None:
+        self._agent = agent
+        self._owns_guest = owns_guest
+        self._base = base
+        self._run = run
+        self._undo: AsyncExitStack | None = None
+        self._creating = False
+        self.sandbox_id = ""
+        self.exists = False
+        self.guest_hooks: dict[str, list[dict[str, object]]] = {}
+
+    @property
+    def ipc_path(self) -> str | None:
+        """Path of the shared ipc namespace."""
+        return f"{NAMESPACE_DIRECTORY}/ipc" if self.exists else None
+
+    @property
+    def uts_path(self) -> str | None:
+        """Path of the shared uts namespace."""
+        return f"{NAMESPACE_DIRECTORY}/uts" if self.exists else None
+
+    async def create(self, request: SandboxRequest) -> None:
+        """Make everything that `request` names, or nothing. Without containers a second call starts afresh."""
+        check(request)
+        if self._creating:
+            raise WrongState("the sandbox is being created by another call")
+        if self._agent.has_containers():
+            raise WrongState(
+                f"sandbox {self.sandbox_id!r} has containers: remove them before it is created again"
+            )
+        self._creating = True
+        try:
+            await self.close()
+            await self._create(request)
+        finally:
+            self._creating = False
+
+    async def close(self) -> None:
+        """Undo what `create` made."""
+        undo, self._undo, self.exists = self._undo, None, False
+        if undo is not None:
+            await undo.aclose()
+
+    def adopt(self) -> None:
+        """After a restart of the agent: go on with what the record tells. No record: there was no sandbox."""
+        import json  # a guest that never restarts its agent does not pay for it
+
+        try:
+            with open(f"{self._run}/{STATE_FILE}", encoding="utf-8") as file:
+                record = json.load(file)
+        except FileNotFoundError:
+            return
+        self.sandbox_id = record["id"]
+        self.guest_hooks = record["guest_hooks"]
+        self._agent.storages.adopt(USER, tuple(record["storages"]))
+        self.exists = True
+
+    async def _create(self, request: SandboxRequest) -> None:
+        run = self._agent.worker.run
+        async with AsyncExitStack() as undo:
+            undo.callback(_ignore_missing, f"{self._run}/{STATE_FILE}")
+            await run(partial(self._prepare_base, wipe=self._owns_guest and not self._agent.has_copied()))
+            for entry in request.kernel_modules:
+                await module.load(self._agent.exits, entry.name, entry.parameters)
+            await self._share("ipc", None, undo)
+            hostname = request.hostname[:HOSTNAME_LIMIT]
+            await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)
+            names = await self._agent.storages.mount(USER, request.storages)
+            undo.push_async_callback(self._agent.storages.release, USER, names)
+            hooks = hook.scan(request.guest_hook_path) if request.guest_hook_path else {}
+            if request.dns:
+                undone = await run(partial(dns.install, request.dns, f"{self._base}/sandbox"))
+                undo.push_async_callback(run, undone)
+            await run(partial(self._record, request.sandbox_id, hooks, names))
+            self.sandbox_id = request.sandbox_id
+            self.guest_hooks = hooks
+            self.exists = True
+            self._undo = undo.pop_all()
+        self._agent.log.info("sandbox", "sandbox created", sandbox=self.sandbox_id)
+
+    def _prepare_base(self, *, wipe: bool) -> None:
+        os.makedirs(self._base, mode=0o755, exist_ok=True)
+        if not wipe:
+            return
+        parent = openat2.open_root(os.path.dirname(self._base))
+        try:
+            tree.clear(parent, os.path.basename(self._base))
+        finally:
+            os.close(parent)
+
+    async def _share(self, kind: str, prepare: Callable[[], None] | None, undo: AsyncExitStack) -> None:
+        run: Callable[[Callable[[], None]], Awaitable[None]] = self._agent.worker.run
+        path = f"{NAMESPACE_DIRECTORY}/{kind}"
+        await run(partial(_persist, kind, path, prepare))
+        undo.push_async_callback(run, partial(self._unshare, path))
+
+    def _unshare(self, path: str) -> None:
+        try:
+            mount.umount(path, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            os.unlink(path)
+            os.rmdir(os.path.dirname(path))
+        except FileNotFoundError:
+            pass  # gone, as it should be
+        except OSError as error:
+            # Another agent's namespaces may share the folder; nothing depends on its going.
+            self._agent.log.debug("sandbox", "left in place", path=path, error=describe(error))
+
+    def _record(
+        self, sandbox_id: str, hooks: dict[str, list[dict[str, object]]], names: tuple[str, ...]
+    ) -> None:
+        import json
+
+        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        path = f"{self._run}/{STATE_FILE}"
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump({"id": sandbox_id, "guest_hooks": hooks, "storages": names}, file)
+        os.rename(f"{path}.new", path)
+
+
+def check(request: SandboxRequest) -> None:
+    """Refuse what cannot be made, before anything is."""
+    for entry in request.kernel_modules:
+        if not entry.name:
+            raise InvalidRequest("kernel module: the name is empty")
+    if "\0" in request.hostname:
+        raise InvalidRequest("hostname contains a NUL")
+
+
+def _persist(kind: str, path: str, prepare: Callable[[], None] | None) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    namespaces.persist(kind, path, prepare)
+
+
+def _ignore_missing(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # it was never written
