@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from kata_images.command import run
 from kata_images.errors import ImageError
 
+ARCHITECTURE = "amd64"
 APT_DEADLINE_S = 900.0
 HELPER = "/usr/lib/apt/apt-helper"
 # Settings that docker images and desktops have: hooks that remove the machine's archives, metadata of no use here.
@@ -31,6 +32,10 @@ FORGET = (
     "Acquire::IndexTargets::deb::DEP-11-icons-small",
     "Acquire::IndexTargets::deb::DEP-11-icons-large",
 )
+
+
+class OutdatedError(ImageError):
+    """What an earlier build resolved cannot be fetched: the mirror must be asked again (`refresh`)."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,17 @@ class Apt:
         mirror: str,
         keyring: str,
         suite: str,
-        architecture: str,
         offline: bool,
         refresh: bool,
     ) -> None:
-        digest = sha256(f"{mirror} {suite} {architecture}".encode()).hexdigest()[:16]
+        digest = sha256(f"{mirror} {suite}".encode()).hexdigest()[:16]
         self.suite, self._mirror, self._keyring = suite, mirror, keyring
-        self._architecture, self._offline, self._refresh = architecture, offline, refresh
+        self._offline = offline
         self._state = folder / "apt" / f"{suite}-{digest}"
         self._archives = folder / "archives"
         self._updated = False
+        if refresh:
+            self.forget()
 
     def update(self) -> None:
         """Fetch the suite's signed indexes, once for this object."""
@@ -129,7 +135,14 @@ class Apt:
             arguments = []
             for digest, archive in missing.items():
                 arguments += [archive.uri, f"{found[digest]}.part", f"SHA256:{digest}"]
-            self._apt([HELPER, "download-file", *arguments])
+            try:
+                self._apt([HELPER, "download-file", *arguments])
+            except ImageError as error:
+                if self._updated:
+                    raise
+                raise OutdatedError(
+                    f"debian {self.suite}: the mirror has newer packages now ({error})"
+                ) from error
             for path in (found[digest] for digest in missing):
                 Path(f"{path}.part").rename(path)
         return found
@@ -147,7 +160,7 @@ class Apt:
 
     def _remember(self, question: str, ask: Callable[[], object]) -> object:
         file = self._state / "answers" / f"{sha256(question.encode()).hexdigest()[:16]}.json"
-        if file.exists() and not (self._refresh and not self._updated):
+        if file.exists():
             return json.loads(file.read_text())["answer"]
         self.update()
         answer = ask()
@@ -175,8 +188,8 @@ class Apt:
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
-            "APT::Architecture": self._architecture,
-            "APT::Architectures::": self._architecture,
+            "APT::Architecture": ARCHITECTURE,
+            "APT::Architectures::": ARCHITECTURE,
             "APT::Sandbox::User": "root",
             "Acquire::ForceHash": "sha256",
             "Acquire::Languages": "none",

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kata_images.apt import Apt
+from kata_images.apt import Apt, OutdatedError
 from kata_images.apt_sources import KEYRING, mirror_of_machine
 from kata_images.build import build_image
 from kata_images.cache import Cache
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(options.run(options))
-    except ImageError as error:
+    except (ImageError, OSError) as error:
         print(f"kata-image: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -114,24 +114,35 @@ def run_build(options: argparse.Namespace) -> int:
         if not options.refresh and (document := _current(output, inputs.key)):
             progress.note(f"up to date: {output} (made by another builder)")
             return _answer(document, as_json=options.json)
-        apt = _apt(options, cache, recipe.image.suite, recipe.image.architecture)
-        shop = Workshop(inputs=inputs, apt=apt, cache=cache, progress=progress, jobs=options.jobs, zstd=zstd)
-        document = build_image(shop, output)
+
+        def build(*, refresh: bool) -> dict[str, Any]:
+            apt = _apt(options, cache, recipe.image.suite, refresh=refresh)
+            shop = Workshop(
+                inputs=inputs, apt=apt, cache=cache, progress=progress, jobs=options.jobs, zstd=zstd
+            )
+            return build_image(shop, output)
+
+        try:
+            document = build(refresh=options.refresh)
+        except OutdatedError as error:
+            progress.note(f"asking the mirror again: {error}")
+            document = build(refresh=True)
     size = mega(document["outputs"]["initrd.img"]["size"]).strip()
     progress.note(f"{output / 'initrd.img'}: {size}, {progress.total_s():.1f} s")
     return _answer(document, as_json=options.json)
 
 
-def _apt(options: argparse.Namespace, cache: Cache, suite: str, architecture: str) -> Apt:
+def _apt(options: argparse.Namespace, cache: Cache, suite: str, *, refresh: bool = False) -> Apt:
     if options.mirror:
         mirror, keyring = str(options.mirror).rstrip("/"), KEYRING
     else:
         source = mirror_of_machine()
         mirror, keyring = source.uri, source.signed_by
+    if refresh and options.offline:
+        raise ImageError("--refresh asks the mirror, --offline forbids it: give one of them")
     return Apt(
-        cache.folder, mirror=mirror, keyring=keyring, suite=suite, architecture=architecture,
-        offline=options.offline, refresh=getattr(options, "refresh", False),
-    )  # fmt: skip
+        cache.folder, mirror=mirror, keyring=keyring, suite=suite, offline=options.offline, refresh=refresh
+    )
 
 
 def _current(output: Path, key: str) -> dict[str, Any] | None:
@@ -172,7 +183,7 @@ def run_tools(options: argparse.Namespace) -> int:
         require_programs(("apt-get", "dpkg-deb"))
         cache = Cache(options.cache or folder.parent / "cache")
         with cache.locked(lambda holder: progress.note(f"waiting for another builder, process {holder}")):
-            apt = _apt(options, cache, SUITE, "amd64")
+            apt = _apt(options, cache, SUITE)
             for name in missing_tools(folder):
                 with progress.step(f"{name} from Debian {SUITE}"):
                     fetch_tool(name, apt, cache, folder)
