@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
+CRUN = "/usr/bin/crun"
 KERNEL_CALLS_AT_ONCE = 16
 
 
@@ -97,6 +98,7 @@ class Agent:
 
         return Containers(
             Settings(
+                crun_path=self.config.crun_path or find_crun(),
                 base_dir=BASE_DIRECTORY,
                 run_dir=RUN_DIRECTORY,
                 container_pipe_size_bytes=self.config.container_pipe_size_bytes,
@@ -155,6 +157,16 @@ class Agent:
         from kata_agent import errors
 
         self.log.error("container", what, error=errors.describe(error))
+
+
+def find_crun() -> str:
+    """The jail: the static one that this repository built, else the image's, else the first in PATH."""
+    build = os.path.join(os.path.dirname(__file__), "..", "..", "build", "crun")
+    folders = os.environ.get("PATH", "/usr/sbin:/sbin").split(":")
+    for path in (os.path.normpath(build), CRUN, *(f"{folder}/crun" for folder in folders)):
+        if os.access(path, os.X_OK):
+            return path
+    return CRUN  # its absence is told by the first call that needs it
 
 
 def _has_state() -> bool:

@@ -32,6 +32,7 @@ class Config(NamedTuple):
     log_level: str = "info"
     hotplug_timeout_s: int = 3
     container_pipe_size_bytes: int = 0
+    crun_path: str = ""
 
 
 class Setting(NamedTuple):
@@ -104,6 +105,8 @@ _ZERO_IS_UNSET = frozenset({"hotplug_timeout_s"})
 
 ENVIRONMENT_ADDRESS = "KATA_AGENT_SERVER_ADDR"
 ENVIRONMENT_LEVEL = "KATA_AGENT_LOG_LEVEL"
+# Ours, for machines where the jail is elsewhere than in a guest.
+ENVIRONMENT_CRUN = "KATA_AGENT_CRUN"
 
 
 def parse_cmdline(text: str) -> Reading:
@@ -149,11 +152,13 @@ def parse_toml(text: str) -> Reading:
 
 
 def apply_environment(reading: Reading, environment: Mapping[str, str]) -> Reading:
-    """The environment wins over both sources: any address, and a level that is one."""
+    """The environment wins over both sources: any address, a level that is one, the path of crun."""
     config = reading.config
     complaints = list(reading.complaints)
     if ENVIRONMENT_ADDRESS in environment:
         config = config._replace(server_address=environment[ENVIRONMENT_ADDRESS])
+    if environment.get(ENVIRONMENT_CRUN):
+        config = config._replace(crun_path=environment[ENVIRONMENT_CRUN])
     if ENVIRONMENT_LEVEL in environment:
         try:
             config = config._replace(log_level=parse_level(environment[ENVIRONMENT_LEVEL]))

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kata_agent import errors
 from kata_agent.agent import Agent
@@ -69,6 +69,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
             reading.config, log, group=group, exits=book, host=Nobody(), stored={}, supervised=False
         )
         _stop_on_signals(agent)
+        _watch_loop(log)
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
             await agent.stopping.wait()
@@ -100,6 +101,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 stopping=stop,
             )
             _stop_on_signals(agent)
+            _watch_loop(log)
             await agent.adopt()
             settle_memory()
             async with serve(Dispatcher(agent), listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
@@ -127,6 +129,17 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _watch_loop(log: Log) -> None:
+    """What goes wrong outside every task is told too, in the log's form."""
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        trace = format_trace(error) if error else ""
+        log.error("loop", context["message"], error=repr(error), trace=trace)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def _stop_on_signals(agent: Agent) -> None:
