@@ -6,15 +6,17 @@ runtime asks for, a root of busybox.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.empty_pb2 import Empty
 
+from kata_bench.native import ROOT
 from kata_bench.wire import AGENT, CallFailed, Client
+from kata_images.native_root import place_busybox_root
 from kata_protocols.gen import agent_pb2, oci_pb2
+
+BUSYBOX = ROOT / "build" / "rootfs" / "busybox" / "bin" / "busybox"
 
 _MOUNTS = (
     ("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
@@ -29,19 +31,11 @@ _MOUNTS = (
     ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
     ("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
 )
-_APPLETS = ("cat", "echo", "head", "ls", "sh", "sleep", "true")
 
 
 def make_root(folder: Path) -> Path:
-    """A container root with the machine's static busybox. RuntimeError when there is none."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise RuntimeError("busybox is not installed: run scripts/setup")
-    for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "guest-proc"):
-        (folder / name).mkdir(parents=True)
-    shutil.copy(busybox, folder / "bin" / "busybox")
-    for applet in _APPLETS:
-        os.symlink("busybox", folder / "bin" / applet)
+    """A container's root of our own, which a measurement may write to, with the busybox that the image build made."""
+    place_busybox_root(BUSYBOX, folder)
     return folder
 
 

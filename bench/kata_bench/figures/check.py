@@ -1,7 +1,8 @@
 """Check by one caller, beside a blocking echo server that answers the same client with the same bytes.
 
 Rounds of both alternate, so that whatever else the machine does hits both; the ratio is that of the medians over
-all calls.
+all calls. Client and servers are pinned to one CPU each, the client's and theirs: left alone, the scheduler puts a
+forked echo server beside its client (10 us a call) and another process elsewhere (50 us), and the ratio measures that.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,8 +48,23 @@ def serve_echo(listener: socket.socket, answer: bytes) -> None:
 
 
 @contextmanager
-def run_echo(path: Path, answer: bytes) -> Iterator[str]:
-    """The echo server as a process of its own: its address."""
+def pinned(servers: Iterable[int]) -> Iterator[None]:
+    """This process on one CPU and the servers on another, where there are two; undone for this process at the end."""
+    before = os.sched_getaffinity(0)
+    if len(before) > 1:
+        ours, theirs, *_ = sorted(before)
+        os.sched_setaffinity(0, {ours})
+        for pid in servers:
+            os.sched_setaffinity(pid, {theirs})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def run_echo(path: Path, answer: bytes) -> Iterator[tuple[str, int]]:
+    """The echo server as a process of its own: its address and pid."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)
@@ -59,7 +75,7 @@ def run_echo(path: Path, answer: bytes) -> Iterator[str]:
             finally:
                 os._exit(0)
     try:
-        yield f"unix://{path}"
+        yield f"unix://{path}", child
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -76,7 +92,11 @@ def measure_check(effort: Effort) -> list[Result]:
         with connect(agent.address, 5) as to_agent:
             to_agent.sendall(frame)
             answer = to_agent.recv(4096)
-            with run_echo(agent.folder / "echo.sock", answer) as address, connect(address, 5) as to_echo:
+            with (
+                run_echo(agent.folder / "echo.sock", answer) as (address, echo_pid),
+                connect(address, 5) as to_echo,
+                pinned([agent.process.pid, echo_pid]),
+            ):
                 time_calls(to_agent, frame, calls)
                 time_calls(to_echo, frame, calls)
                 for _ in range(effort.pick(_ROUNDS, 4)):
