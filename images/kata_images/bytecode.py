@@ -27,7 +27,7 @@ def compile_sources(root: Path, interpreter: str, paths: Iterable[str], *, keep_
     """Compile the `.py` files (paths below the root) in place and remove them unless they are to stay."""
     names = sorted(path for path in paths if path.endswith(".py"))
     mode = "keep" if keep_sources else "replace"
-    argv = [f"/{interpreter}", "-I", "-S", "-c", PROGRAM, mode]
+    argv = [f"/{interpreter}", "-I", "-S", "-B", "-c", PROGRAM, mode]
     run_in(root, argv, deadline_s=COMPILE_DEADLINE_S, stdin="\n".join(f"/{name}" for name in names).encode())
     if not keep_sources:
         for name in names:
