@@ -32,7 +32,9 @@ def plan_probe(program: str, kernel: Path, console: Path) -> list[str]:
 async def choose_accelerator(program: str, kernel: Path, cache_dir: Path) -> Accelerator:
     """KVM when a guest really starts under it, else emulation; with the reason."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        missing = "no /dev/kvm" if not os.path.exists("/dev/kvm") else "/dev/kvm may not be opened by this user"
+        missing = (
+            "no /dev/kvm" if not os.path.exists("/dev/kvm") else "/dev/kvm may not be opened by this user"
+        )
         return Accelerator("tcg", missing)
     cache = cache_dir / "accelerator.json"
     key = f"{_read_boot_id()} {program} {kernel} {kernel.stat().st_mtime_ns}"

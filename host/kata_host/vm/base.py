@@ -86,24 +86,32 @@ class Vm(Protocol):
     @property
     def name(self) -> str:
         """The name it is listed under."""
+
     @property
     def address(self) -> str:
         """Where its agent listens, for `kata_host.connect`."""
+
     @property
     def console(self) -> Path:
         """The file that everything the guest's console prints goes to."""
+
     @property
     def qmp_socket(self) -> Path:
         """A QMP socket for whoever wants to look at the machine from outside."""
+
     @property
     def accelerator(self) -> Accelerator:
         """How it runs."""
+
     @property
     def timeline(self) -> Timeline:
         """When what happened."""
+
     def describe(self) -> dict[str, object]:
         """The JSON-shaped description that `vm start --json` and `vm list --json` print."""
+
     async def wait_exit(self) -> int:
         """Wait until the VMM has ended; its return code."""
+
     async def execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
         """Run a QMP command."""

@@ -22,7 +22,15 @@ KILL_DEADLINE_S = 5.0
 
 # `setpriv` sets the death signal without running Python between fork and exec. The shell then looks whether the
 # parent died before the signal was set: such a child would otherwise live for ever.
-_TIED_TO_PARENT = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] || exit 125; exec "$@"')
+_TIED_TO_PARENT = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "--",
+    "sh",
+    "-c",
+    '[ "$PPID" = "$0" ] || exit 125; exec "$@"',
+)
 
 
 T = TypeVar("T")

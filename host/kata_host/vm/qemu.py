@@ -194,7 +194,9 @@ async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock) -> None:
     except (QMPError, OSError, EOFError) as exc:
         ours.close()
         await child.stop()
-        raise ChildFailed(f"qemu did not speak on its control socket ({exc}); {child.describe_end()}") from exc
+        raise ChildFailed(
+            f"qemu did not speak on its control socket ({exc}); {child.describe_end()}"
+        ) from exc
     vm.timeline.mark("qemu answers")
 
 

@@ -28,7 +28,9 @@ def find_virtiofsd(programs: tuple[Path, ...] = PROGRAMS) -> tuple[Path, str]:
         if not program.exists():
             continue
         try:
-            done = subprocess.run([program, "--help"], capture_output=True, timeout=_HELP_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                [program, "--help"], capture_output=True, timeout=_HELP_TIMEOUT_S, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as exc:
             tried.append(f"{program}: {exc}")
             continue
