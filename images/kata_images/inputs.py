@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +41,8 @@ def read_package(name: str, drop: Iterable[str]) -> Tree:
         raise ImageError(f"agent.packages: {name}: not installed beside kata_images")
     tree = read_tree(Path(spec.submodule_search_locations[0]))
     chosen = select(tree, ["**/*.py"], ["**/__pycache__/**"])
-    named = {f"{name}/{path}": entry for path, entry in chosen.items()}
+    # Read now: a file that is edited while the image is built must not differ from what the key says.
+    named = {f"{name}/{path}": replace(entry, data=entry.read()) for path, entry in chosen.items()}
     return select(named, ["**"], drop)
 
 
