@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kata_agent.agent import RUN_DIRECTORY
-from kata_init import listen
-from kata_init.plan import parse_address
 from kata_linux import mount, mountinfo, namespaces, prctl
 from kata_linux.record import Record
+from kata_protocols.aio import listen
+from kata_protocols.aio.address import UnixAddress, parse_address
 
 CGROUP_ROOT = "/sys/fs/cgroup"
 
@@ -61,8 +61,8 @@ class Listener(Record):
 def open_listener(text: str) -> Iterator[Listener]:
     """Listen on an address; a socket file is removed at the end unless another agent has replaced it."""
     address = parse_address(text)
-    with socket.socket(fileno=listen.open_listener(address)) as end:
-        path = address.path if address.kind == "unix" else ""
+    with listen.open_listener(address) as end:
+        path = address.path if isinstance(address, UnixAddress) and address.path[0] != "\0" else ""
         listener = Listener(end, path, _identity(path) if path else (0, 0))
         try:
             yield listener

@@ -1,0 +1,79 @@
+"""The log's lines, and that a reader who is behind never stops the agent."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from kata_agent import log
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_record_has_kata_s_keys_and_only_strings(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    log.Log(writer).info("rpc", 'said "hi"\n', status=13)
+    (line,) = os.read(reader, 65536).splitlines()
+    record = json.loads(line)
+    assert all(isinstance(value, str) for value in record.values())
+    assert record["msg"] == 'said "hi"\n'
+    assert {key: record[key] for key in ("level", "subsystem", "name", "source", "version", "status")} == {
+        "level": "INFO",
+        "subsystem": "rpc",
+        "name": "kata-agent",
+        "source": "agent",
+        "version": "0.1.0",
+        "status": "13",
+    }
+
+
+def test_records_below_the_level_are_not_written(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    logger = log.Log(writer, "error")
+    logger.warning("rpc", "no")
+    logger.error("rpc", "yes")
+    assert [json.loads(line)["msg"] for line in os.read(reader, 65536).splitlines()] == ["yes"]
+
+
+def test_full_pipe_drops_records_and_tells_how_many_later(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    logger = log.Log(writer)
+    for _ in range(100):
+        logger.info("rpc", "x" * 500)
+    while True:
+        try:
+            os.read(reader, 65536)
+        except BlockingIOError:
+            break
+    logger.info("rpc", "after")
+    record = json.loads(os.read(reader, 65536))
+    assert record["msg"] == "after"
+    assert 0 < int(record["dropped-records"]) < 100
+
+
+def test_reader_that_went_away_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        log.Log(writer).info("rpc", "nobody hears")
+    finally:
+        os.close(writer)
+
+
+def test_line_is_valid_json_within_the_atomic_size_however_long_the_values() -> None:
+    fields: dict[str, object] = {"error": "\0" * 100_000, "trace": "é" * 100_000}
+    line = log.render("error", "rpc", "m" * 10_000, fields, 0, 1)
+    assert len(line) <= log.LINE_LIMIT_BYTES
+    assert json.loads(line)["ts"] == "1970-01-01T00:00:00.000000000Z"
