@@ -1,0 +1,1 @@
+"""Containers: their life cycle from the OCI spec of a request to the last trace removed."""

@@ -6,14 +6,16 @@ Owns no descriptor beyond a call. Must not know: limits (crun writes them). Kern
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 
 from kata_agent.errors import InvalidRequest
+from kata_linux import cgroupfs
 
 
 def plan_path(cgroups_path: str, container_id: str) -> str:
-    """The path below the hierarchy's root, from either notation of OCI's cgroupsPath (`/a/b` or `slice:prefix:name`)."""
+    """The path below the hierarchy's root, from OCI's cgroupsPath: `/a/b` or `slice:prefix:name`."""
     path = "/" + (cgroups_path or container_id).replace(":", "/").strip("/")
     parts = path.split("/")[1:]
     if ".." in parts or "." in parts or not parts[0]:
@@ -24,10 +26,17 @@ def plan_path(cgroups_path: str, container_id: str) -> str:
 def is_populated(cgroup: str) -> bool:
     """Whether a live process is in the cgroup (a directory) or below; an absent one has none."""
     try:
-        with open(f"{cgroup}/cgroup.events", "rb", buffering=0) as file:
-            return b"populated 1" in file.read()
+        return cgroupfs.is_populated(cgroup)
     except FileNotFoundError:
         return False
+
+
+def kill(cgroup: str) -> None:
+    """SIGKILL for all in the cgroup and below, at once; an absent one has nothing to kill."""
+    try:
+        cgroupfs.kill(cgroup)
+    except FileNotFoundError:
+        pass  # never made, or removed already
 
 
 async def wait_empty(cgroup: str) -> None:
@@ -46,20 +55,11 @@ async def wait_empty(cgroup: str) -> None:
             await _wait_readable(watch.fileno())
             watch.poll(0)
     except OSError as error:
-        if not isinstance(error, FileNotFoundError) and error.errno != 19:  # ENODEV: the cgroup was removed
+        if error.errno != errno.ENODEV:  # the cgroup was removed while we watched
             raise
     finally:
         watch.close()
         os.close(fd)
-
-
-def remove(cgroup: str) -> None:
-    """Remove the cgroup and those below it; an absent one is fine. EBUSY when a process lives in it."""
-    for directory, _, _ in os.walk(cgroup, topdown=False):
-        try:
-            os.rmdir(directory)
-        except FileNotFoundError:
-            pass  # somebody was faster
 
 
 async def _wait_readable(fd: int) -> None:

@@ -89,6 +89,10 @@ class Crun:
         finally:
             os.close(fd)
 
+    def owns(self, words: list[str]) -> bool:
+        """Whether a process of these arguments is a crun that works on our containers."""
+        return words[:3] == [self._path, "--root", self.root]
+
     def forget(self, container_id: str) -> None:
         """Remove crun's state of a container whose processes and cgroup are gone: what `crun delete` does last."""
         directory = f"{self.root}/{container_id}"

@@ -20,7 +20,7 @@ DEFAULT: Process = {
     "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
     "noNewPrivileges": True,
     "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024}],
-    "capabilities": {name: _DEFAULT_CAPABILITIES for name in CAPABILITY_SETS},
+    "capabilities": dict.fromkeys(CAPABILITY_SETS, _DEFAULT_CAPABILITIES),
 }
 RLIMITS = frozenset(
     f"RLIMIT_{name}"
@@ -53,12 +53,8 @@ def complete(process: Process) -> Process:
         oomScoreAdj=process.get("oomScoreAdj") or 0,
         rlimits=_check_rlimits(process.get("rlimits") or []),
     )
-    if not all((result.pop("consoleSize", None) or {}).values()):
-        size = None
-    else:
-        size = process.get("consoleSize")
-    if size:
-        result["consoleSize"] = size
+    if not all((process.get("consoleSize") or {}).values()):
+        result.pop("consoleSize", None)  # 0 rows or columns: the host will tell
     if process.get("capabilities"):
         result["capabilities"] = _plan_capabilities(process["capabilities"])
     return result

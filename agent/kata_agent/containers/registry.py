@@ -11,9 +11,10 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kata_agent.containers import cgroup, process_spec, spec, state
+from kata_agent.containers import adopt, cgroup, process_spec, spec, state, statefile
 from kata_agent.containers.container import Container, check_container_id
 from kata_agent.containers.crun import Crun, Place
+from kata_agent.containers.keep import PREFIX, Keeper, StreamKeeper
 from kata_agent.containers.launch import Launcher
 from kata_agent.containers.removal import Remover
 from kata_agent.containers.settings import Settings
@@ -70,16 +71,6 @@ class Sandbox(Protocol):
         """OCI hooks of the guest by kind (prestart, poststart, poststop), appended to the container's own."""
 
 
-class Keeper(Protocol):
-    """The descriptor store of PID 1 (`control.AgentChannel`)."""
-
-    def store(self, name: str, fds: Sequence[int]) -> None:
-        """Keep copies of these descriptors under this name until `discard`."""
-
-    def discard(self, name: str) -> None:
-        """Close what is kept under this name; unknown names are fine."""
-
-
 class Containers:
     """Every container of the sandbox; see docs/architecture.md, seam 3.
 
@@ -112,7 +103,9 @@ class Containers:
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
         self._remover = Remover(settings, self._crun, exits)
-        self._launcher = Launcher(settings, self._crun, exits, self._remover)
+        self._streams = StreamKeeper(keeper if settings.exact_reads else None)
+        self._launcher = Launcher(settings, self._crun, exits, self._remover, self._streams)
+        self._stored = stored if stored is not None else {}
 
     def ids(self) -> tuple[str, ...]:
         """Ids of the containers there are, oldest first."""
@@ -141,6 +134,7 @@ class Containers:
             else:
                 self._crun.release_init(container_id)
             container.advance("start")
+            self._save(container)
 
     async def remove(self, container_id: str, timeout_s: float | None = None) -> None:
         """Kill what runs and undo everything; None or 0: no time limit of the caller's.
@@ -179,13 +173,14 @@ class Containers:
         undo.push("forget the exec id", lambda: container.drop_process(entry))
         container.begin_start()
         try:
+            self._save(container)
             await self._all_or_nothing(undo, self._launcher.exec(container, entry, planned, undo))
         finally:
             container.end_start()
         for surplus in container.surplus():
             container.drop_process(surplus)
-            surplus.close()
-            surplus.unfollow(self._exits)
+            surplus.discard(self._exits)
+        self._save(container)
 
     async def signal(self, container_id: str, exec_id: str, number: int) -> None:
         """Signal a process; an empty exec id means init and all of the container's cgroup. Gone is success."""
@@ -203,8 +198,9 @@ class Containers:
         """Wait for the exit, any number of waiters, before and after it, until the container is removed."""
         return await self._process(container_id, exec_id).wait_exit()
 
-    def read(self, container_id: str, exec_id: str, stream: str, limit: int) -> bytes | Awaitable[bytes]:
-        """Read 1..limit bytes of "stdout" or "stderr": bytes when some wait, a PipeReply with `exact_reads`.
+    def read(self, container_id: str, exec_id: str, stream: str, limit: int) -> Any | Awaitable[Any]:
+        """Read 1..limit bytes of "stdout" or "stderr": bytes when some wait, a PipeReply with `exact_reads`
+        (whose `payload_head` the caller sets).
 
         Otherwise an awaitable of either. End of output raises EndOfOutput (text `read meet eof`), never b"".
         """
@@ -223,7 +219,22 @@ class Containers:
         self._process(container_id, exec_id).resize(rows, columns)
 
     async def adopt(self) -> None:
-        """After an agent restart: take over what the state files, stored descriptors and exits tell."""
+        """After an agent restart: go on with what the state files, stored descriptors and exits tell.
+
+        What was half-made is rolled back, what was being removed is removed; failures of these are reported.
+        """
+        await adopt.end_strays(self._settings, self._crun)
+        stored = {name: self._stored.pop(name) for name in list(self._stored) if name.startswith(PREFIX)}
+        adopter = adopt.Adopter(self._settings, self._exits, self._streams, stored)
+        for container in adopter.load():
+            self._containers[container.id] = container
+            self._storages.adopt(container.id, container.storages)
+            if container.state in (state.CREATING, state.STOPPED):
+                container.state = state.STOPPED
+                await self._remove_reported(container)
+            elif container.shares_pids:
+                self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
+        self._streams.drop(tuple(stored), stored)
 
     def _find(self, container_id: str) -> Container:
         container = self._containers.get(container_id)
@@ -260,16 +271,25 @@ class Containers:
         async with container.lock:
             os.makedirs(self._settings.work(container.id), mode=0o700)
             undo.push("remove our files", lambda: self._remover.remove_work(container))
+            container.add_process(container.id)
+            self._save(container)
             if request.storages:
                 container.storages = await self._storages.mount(container.id, request.storages)
                 undo.push(
                     "release storages", lambda: self._storages.release(container.id, container.storages)
                 )
+                self._save(container)
             root = (request.spec.get("root") or {}).get("path") or ""
             await self._launcher.create(container, planned, root, undo)
             container.advance("created")
+            self._save(container)
             if container.shares_pids:
                 self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
+
+    def _save(self, container: Container) -> None:
+        """Let the next agent know, if there can be one."""
+        if self._settings.exact_reads:
+            statefile.save(container, self._settings.work(container.id))
 
     async def _all_or_nothing(self, undo: Undo, work: Awaitable[None]) -> None:
         """Do the work; on failure and on cancellation undo it first, to the end."""
@@ -297,6 +317,7 @@ class Containers:
             if container.state == state.CREATING:
                 raise WrongState(f"failed to remove container {container.id}: it is {container.state}")
             container.advance("remove")
+            self._save(container)
             await self._remover.remove(container)
             if container.storages:
                 await self._storages.release(container.id, container.storages)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from kata_agent.containers import bundle, cgroup
 from kata_agent.containers.crun import Place
 from kata_agent.errors import TimedOut
-from kata_agent.processes.signals import kill_cgroup, send_to_process
+from kata_agent.processes.signals import send_to_process
+from kata_linux import cgroupfs
 
 if TYPE_CHECKING:
     from kata_agent.containers.container import Container
@@ -38,8 +39,7 @@ class Remover:
         """All of the container but its storages and its entry in the registry."""
         await self._end_processes(container)
         for process in container.processes():
-            process.close()
-            process.unfollow(self._exits)
+            process.discard(self._exits)
         if "poststop" in container.hook_kinds:
             await self._delete_with_hooks(container)
         await self.clear(container)
@@ -48,21 +48,17 @@ class Remover:
     async def clear(self, container: Container) -> None:
         """Kill whatever lives in the cgroup, then remove it and crun's state; what is not there is fine."""
         await self._empty_cgroup(container)
-        cgroup.remove(self._cgroup(container))
+        cgroupfs.remove(self._cgroup(container))
         self._crun.forget(container.id)
 
-    async def kill(self, process: Process) -> None:
-        """Kill one process, if it was started, and let its exit go."""
+    def kill(self, process: Process) -> None:
+        """Kill one process, if it was started."""
         if process.pid:
             send_to_process(process.pid, process.start_time, signal.SIGKILL)
-            process.unfollow(self._exits)
 
     def remove_work(self, container: Container) -> None:
         """Our own files, the last trace."""
-        work = self._settings.work(container.id)
-        for name in os.listdir(work):
-            os.unlink(f"{work}/{name}")
-        os.rmdir(work)
+        remove_flat(self._settings.work(container.id))
 
     async def _end_processes(self, container: Container) -> None:
         await self._empty_cgroup(container)
@@ -81,7 +77,7 @@ class Remover:
         directory = self._cgroup(container)
         if not cgroup.is_populated(directory):
             return
-        kill_cgroup(directory)
+        cgroup.kill(directory)
         try:
             async with asyncio.timeout(KILL_DEADLINE_S):
                 await cgroup.wait_empty(directory)
@@ -98,3 +94,10 @@ class Remover:
 
     def _cgroup(self, container: Container) -> str:
         return self._settings.cgroup_root + container.cgroup
+
+
+def remove_flat(folder: str) -> None:
+    """Remove a folder that holds files only."""
+    for name in os.listdir(folder):
+        os.unlink(f"{folder}/{name}")
+    os.rmdir(folder)

@@ -15,7 +15,7 @@ Resources = dict[str, Any]
 # Version 1 only: v2 has no such file, and crun refuses the whole container for them.
 V1_MEMORY = ("kernel", "kernelTCP", "swappiness", "useHierarchy")
 DEVICE_TYPES = ("a", "b", "c", "u", "p")
-# A container gets the devices of the OCI default list and what its spec allows, nothing else; crun puts the list behind it.
+# A container gets the devices of the OCI default list, which crun adds, and what its spec allows; nothing else.
 DENY_ALL = {"allow": False, "access": "rwm"}
 
 

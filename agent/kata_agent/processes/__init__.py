@@ -1,0 +1,1 @@
+"""Processes: starting them, their exits, streams, terminals and signals."""

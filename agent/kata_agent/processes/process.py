@@ -6,14 +6,14 @@ Owns the streams until `close`. Must not know: how it was started, the container
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kata_agent.errors import NoTerminal, NotFound, WrongState
 from kata_agent.processes import tty
-from kata_agent.processes.stdio import Input, Output
 
 if TYPE_CHECKING:
     from kata_agent.processes.exits import ExitBook, Target
+    from kata_agent.processes.stdio import Input, Output
     from kata_init.exits import Exit
 
 
@@ -30,15 +30,15 @@ class Process:
         self.waited = False
         self.terminal = False
         self.stdin: Input | None = None
-        self.outputs: dict[str, Output] = {}
+        self.outputs: dict[str, Output[Any]] = {}
         self._ended = asyncio.Event()
 
-    def attach_pipes(self, stdin: Input, stdout: Output, stderr: Output) -> None:
+    def attach_pipes(self, stdin: Input, stdout: Output[Any], stderr: Output[Any]) -> None:
         """Own these streams from here on."""
         self.stdin = stdin
         self.outputs = {"stdout": stdout, "stderr": stderr}
 
-    def attach_terminal(self, stdin: Input, output: Output) -> None:
+    def attach_terminal(self, stdin: Input, output: Output[Any]) -> None:
         """Own a terminal's two sides; stdout and stderr are one."""
         self.terminal = True
         self.stdin = stdin
@@ -69,7 +69,7 @@ class Process:
         if self.pid:
             await self._ended.wait()
 
-    def output(self, stream: str) -> Output:
+    def output(self, stream: str) -> Output[Any]:
         """The stream of this name; there are stdout and stderr."""
         if not self.outputs:
             raise WrongState(f"cannot get stream reader: process {self.exec_id} is not started yet")
@@ -94,6 +94,11 @@ class Process:
         for output in self.outputs.values():
             output.close()
         self._ended.set()
+
+    def discard(self, exits: ExitBook) -> None:
+        """Nobody will ask for this process any more."""
+        self.close()
+        self.unfollow(exits)
 
     def _on_exit(self, entry: Exit) -> None:
         self.exit = entry

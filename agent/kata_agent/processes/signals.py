@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from kata_linux import pidfd, procfs
+from kata_linux import cgroupfs, pidfd, procfs
 
 MASKS = ("SigBlk", "SigIgn", "SigCgt")
 # A process that forks while we go through the list shows its child in the next round.
@@ -53,45 +53,35 @@ def send_to_process(pid: int, start_time: int, number: int) -> None:
 
 
 def send_to_cgroup(cgroup: str, number: int, *, except_pid: int = 0) -> None:
-    """Signal every process of the cgroup (a directory) and those below it once; SIGKILL by `cgroup.kill`."""
-    if number == signal.SIGKILL:
-        kill_cgroup(cgroup)
-        return
+    """Signal every process of the cgroup (a directory) and those below it once; SIGKILL by `cgroup.kill`.
+
+    A cgroup that is gone is fine.
+    """
     done = {except_pid}
-    for _ in range(MAX_ROUNDS):
-        fresh = [pid for pid in list_processes(cgroup) if pid not in done]
-        if not fresh:
+    try:
+        if number == signal.SIGKILL:
+            cgroupfs.kill(cgroup)
             return
-        for pid in fresh:
-            done.add(pid)
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass  # ended since it was listed
-
-
-def kill_cgroup(cgroup: str) -> None:
-    """SIGKILL for all in the cgroup and below, at once (cgroup v2, `cgroup.kill`); no cgroup, nothing to kill."""
-    try:
-        fd = os.open(f"{cgroup}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        for _ in range(MAX_ROUNDS):
+            fresh = [pid for pid in _list_processes(cgroup) if pid not in done]
+            if not fresh:
+                return
+            done.update(fresh)
+            for pid in fresh:
+                _send(pid, number)
     except FileNotFoundError:
-        return
+        pass
+
+
+def _list_processes(cgroup: str) -> list[int]:
+    return [pid for directory, _, _ in os.walk(cgroup) for pid in cgroupfs.list_processes(directory)]
+
+
+def _send(pid: int, number: int) -> None:
     try:
-        os.write(fd, b"1")
-    finally:
-        os.close(fd)
-
-
-def list_processes(cgroup: str) -> list[int]:
-    """Pids in the cgroup and in those below it; an absent cgroup has none."""
-    pids: list[int] = []
-    for directory, _, _ in os.walk(cgroup):
-        try:
-            with open(f"{directory}/cgroup.procs", "rb", buffering=0) as file:
-                pids += [int(word) for word in file.read().split()]
-        except FileNotFoundError:
-            pass  # removed while we looked
-    return pids
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # ended since it was listed
 
 
 def _mask(text: str) -> int:

@@ -8,42 +8,84 @@ somebody else still holds it open. Must not know: containers, the wire. Follows:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kata_agent.errors import EndOfOutput, InvalidRequest, WrongState
 from kata_agent.processes.turn import Turn
+from kata_linux import pipes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    OnClose = Callable[[], None] | None
+
 READ_LIMIT_BYTES = 1 << 20
-CLOSED_TEXT = "cannot get stream reader: the stream has ended before"
+CLOSED_TEXT = "cannot get stream reader: the stream has ended before (eof)"
+
+Answer = TypeVar("Answer")
 
 
-class Output:
-    """What a process writes to one pipe, or to its terminal."""
+class Stream:
+    """One descriptor, non-blocking and owned; -1 when it is closed."""
 
-    def __init__(self, fd: int, *, on_close: Callable[[], None] | None = None) -> None:
-        """`fd` is non-blocking and owned from here on; `on_close` is told when it is closed."""
+    def __init__(self, fd: int, *, on_close: OnClose = None) -> None:
+        """`on_close` is told when the descriptor has been closed."""
         self.fd = fd
         self._on_close = on_close
         self._turn = Turn()
         self._wake: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Free the descriptor; whoever waits is woken and finds it closed. Twice is fine."""
+        if self.fd < 0:
+            return
+        fd, self.fd = self.fd, -1
+        if self._wake is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
+        os.close(fd)
+        self._awaken()
+        if self._on_close is not None:
+            self._on_close()
+
+    def _awaken(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _wait_ready(self, *, to_write: bool) -> None:
+        """Wait until the descriptor is ready, or `_awaken` is called."""
+        loop = asyncio.get_running_loop()
+        watch, unwatch = (
+            (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
+        )
+        self._wake = loop.create_future()
+        watch(self.fd, self._awaken)
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+            if self.fd >= 0:
+                unwatch(self.fd)
+
+
+class Output(Stream, Generic[Answer]):
+    """What a process writes. Subclasses say how an answer is made of what waits."""
+
+    def __init__(self, fd: int, *, on_close: OnClose = None) -> None:
+        super().__init__(fd, on_close=on_close)
         self._process_ended = False
 
-    def read(self, limit: int) -> bytes | Awaitable[bytes]:
+    def read(self, limit: int) -> Answer | Awaitable[Answer]:
         """1..limit bytes when some wait and nobody is before us, else an awaitable of them; EndOfOutput."""
         if limit <= 0:
             raise InvalidRequest("read: len is 0, ask for at least one byte")
         if self._turn.try_take():
-            try:
-                data = self._read_now(limit)
-            finally:
-                self._turn.release()
-            if data is not None:
-                return data
+            answer = self._answer_or_release(limit)
+            if answer is not None:
+                return answer
+            self._turn.release()
         return self._read_later(limit)
 
     def process_ended(self) -> None:
@@ -51,69 +93,57 @@ class Output:
         self._process_ended = True
         self._awaken()
 
-    def close(self) -> None:
-        """Free the descriptor; a reader that waits gets EndOfOutput. Twice is fine."""
-        if self.fd < 0:
-            return
-        fd, self.fd = self.fd, -1
-        if self._wake is not None:
-            asyncio.get_running_loop().remove_reader(fd)
-        os.close(fd)
-        self._awaken()
-        if self._on_close is not None:
-            self._on_close()
-
-    async def _read_later(self, limit: int) -> bytes:
+    async def _read_later(self, limit: int) -> Answer:
         await self._turn.take()
-        try:
-            while (data := self._read_now(limit)) is None:
-                await self._wait_readable()
-            return data
-        finally:
-            self._turn.release()
+        while (answer := self._answer_or_release(limit)) is None:
+            try:
+                await self._wait_ready(to_write=False)
+            except BaseException:
+                self._turn.release()
+                raise
+        return answer
 
-    def _read_now(self, limit: int) -> bytes | None:
+    def _answer_or_release(self, limit: int) -> Answer | None:
+        """An answer; None when there is nothing yet, the turn still ours; it is released when this raises."""
+        try:
+            return self._answer(min(limit, READ_LIMIT_BYTES))
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _answer(self, limit: int) -> Answer | None:
+        """Make an answer of what waits and release the turn when it is made; None when nothing waits."""
+        raise NotImplementedError
+
+    def _nothing_waits(self) -> None:
+        """The stream is open and empty: that is its end when the process is gone."""
+        if self._process_ended:
+            raise EndOfOutput("eof: the process has ended and left no more output")
+
+
+class PlainOutput(Output[bytes]):
+    """Answers are bytes: a pipe of a stand-alone agent, or a terminal."""
+
+    def _answer(self, limit: int) -> bytes | None:
         if self.fd < 0:
             raise EndOfOutput(CLOSED_TEXT)
         try:
-            data = os.read(self.fd, min(limit, READ_LIMIT_BYTES))
+            data = os.read(self.fd, limit)
         except BlockingIOError:
-            if self._process_ended:
-                raise EndOfOutput("eof: the process has ended and left no more output") from None
+            self._nothing_waits()
             return None
         except OSError:
-            # EIO of a terminal whose last user is gone (pty(7)); nothing else is to be expected of a pipe or pty
+            # EIO of a terminal whose last user is gone (pty(7)); a pipe's read has no error of its own
             data = b""
         if not data:
             self.close()
             raise EndOfOutput
+        self._turn.release()
         return data
 
-    async def _wait_readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._wake = loop.create_future()
-        loop.add_reader(self.fd, self._awaken)
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-            if self.fd >= 0:
-                loop.remove_reader(self.fd)
 
-    def _awaken(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-
-class Input:
+class Input(Stream):
     """What a process reads: a pipe's write end. Writers are served in order, each waits for its own bytes only."""
-
-    def __init__(self, fd: int, *, on_close: Callable[[], None] | None = None) -> None:
-        """`fd` is non-blocking and owned from here on; `on_close` is told when it is closed."""
-        self.fd = fd
-        self._on_close = on_close
-        self._turn = Turn()
-        self._wake: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> int:
         """Write all of data; EPIPE (OSError) when nobody reads any more. Empty data is the end of input."""
@@ -126,27 +156,14 @@ class Input:
             while rest:
                 rest = rest[self._write_now(rest) :]
                 if rest:
-                    await self._wait_writable()
+                    await self._wait_ready(to_write=True)
             return len(data)
         finally:
             self._turn.release()
 
     def end(self) -> None:
-        """End of input, behind nothing: what was written stays readable. Twice is fine."""
+        """End of input: what was written before stays readable. Twice is fine."""
         self.close()
-
-    def close(self) -> None:
-        """Free the descriptor; a writer that waits gets an error. Twice is fine."""
-        if self.fd < 0:
-            return
-        fd, self.fd = self.fd, -1
-        if self._wake is not None:
-            asyncio.get_running_loop().remove_writer(fd)
-            if not self._wake.done():
-                self._wake.set_result(None)
-        os.close(fd)
-        if self._on_close is not None:
-            self._on_close()
 
     def _write_now(self, data: memoryview) -> int:
         if self.fd < 0:
@@ -157,21 +174,6 @@ class Input:
             return 0
         except OSError as error:
             raise OSError(error.errno, f"write stdin: {error.strerror}") from error
-
-    async def _wait_writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._wake = loop.create_future()
-        loop.add_writer(self.fd, self._awaken)
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-            if self.fd >= 0:
-                loop.remove_writer(self.fd)
-
-    def _awaken(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
 
 class Pipes:
@@ -189,24 +191,18 @@ class Pipes:
                 self.theirs.append(other)
                 os.set_blocking(mine, False)
                 if index and size_bytes > 0:
-                    fcntl.fcntl(mine, fcntl.F_SETPIPE_SZ, size_bytes)
+                    pipes.set_size(mine, size_bytes)
         except BaseException:
             self.close()
             raise
 
-    def close_theirs(self) -> None:
-        """After the process has its copies."""
-        while self.theirs:
-            os.close(self.theirs.pop())
-
-    def take_ours(self) -> tuple[int, int, int]:
+    def take_ours(self) -> list[int]:
         """Stdin, stdout, stderr; the caller owns them now."""
-        stdin, stdout, stderr = self.ours
-        self.ours = []
-        return stdin, stdout, stderr
+        ours, self.ours = self.ours, []
+        return ours
 
     def close(self) -> None:
         """Close what is still owned here."""
-        self.close_theirs()
-        while self.ours:
-            os.close(self.ours.pop())
+        for fd in (*self.ours, *self.theirs):
+            os.close(fd)
+        self.ours, self.theirs = [], []

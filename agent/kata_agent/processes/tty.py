@@ -17,7 +17,7 @@ from kata_agent.errors import WrongState
 from kata_agent.processes.stdio import Input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Self
 
 TIOCSWINSZ = 0x5414
 
@@ -26,13 +26,17 @@ class ConsoleSocket:
     """The listening socket that crun connects to; a context manager that removes its path."""
 
     def __init__(self, path: str) -> None:
-        """`path` must fit a unix socket's name (107 bytes) and not exist."""
+        """`path` must fit a unix socket's name (107 bytes); what is left there is replaced."""
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass  # nothing is left of an agent that was killed
+        try:
             self._socket.bind(path)
             self._socket.listen(1)
-            self._socket.setblocking(False)
+            self._socket.settimeout(0)
         except BaseException:
             self._socket.close()
             raise
@@ -44,7 +48,7 @@ class ConsoleSocket:
         except BlockingIOError:
             raise WrongState("crun has made no terminal") from None
         with connection:
-            connection.setblocking(False)
+            connection.settimeout(0)
             fds = array.array("i")
             _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(fds.itemsize))
         for level, kind, data in ancillary:
@@ -52,7 +56,7 @@ class ConsoleSocket:
                 fds.frombytes(data[: fds.itemsize])
         if not fds:
             raise WrongState("crun has sent no terminal")
-        os.set_inheritable(fds[0], False)
+        os.set_inheritable(fds[0], False)  # noqa: FBT003 - the library's signature
         os.set_blocking(fds[0], False)
         return fds[0]
 
@@ -64,7 +68,7 @@ class ConsoleSocket:
         except FileNotFoundError:
             pass  # closed before
 
-    def __enter__(self) -> ConsoleSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,9 +77,6 @@ class ConsoleSocket:
 
 class TerminalInput(Input):
     """The writing side of a master. The end of input is a character here: the output side stays open."""
-
-    def __init__(self, fd: int, *, on_close: Callable[[], None] | None = None) -> None:
-        super().__init__(fd, on_close=on_close)
 
     def end(self) -> None:
         """Send VEOF, which ends the input of a reader in line mode at the start of a line."""

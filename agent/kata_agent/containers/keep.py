@@ -1,0 +1,113 @@
+"""Streams that outlive the agent: which of a process's descriptors PID 1 keeps, and under which names.
+
+Owns the names. Must not know how PID 1 keeps them. Stand-alone nobody keeps anything and reads are plain.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kata_agent.processes.stdio import Input, Output, PlainOutput
+from kata_agent.processes.tty import TerminalInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kata_agent.processes.process import Process
+
+PREFIX = "container/"
+
+
+class Keeper(Protocol):
+    """The descriptor store of PID 1."""
+
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Keep copies of these descriptors under this name until `discard`."""
+
+    def discard(self, name: str) -> None:
+        """Close what is kept under this name; unknown names are fine."""
+
+
+class StreamKeeper:
+    """Makes streams of descriptors; with a keeper, ones that the next agent can go on with."""
+
+    def __init__(self, keeper: Keeper | None) -> None:
+        self._keeper = keeper
+
+    def attach_pipes(self, process: Process, container_id: str, fds: Sequence[int]) -> None:
+        """Own the parent's ends of stdin, stdout and stderr."""
+        name = _name(container_id, process)
+        for stream, fd in zip(("stdin", "stdout", "stderr"), fds, strict=True):
+            self._store(f"{name}/{stream}", (fd,))
+        stdin, stdout, stderr = fds
+        process.attach_pipes(
+            Input(stdin, on_close=lambda: self._discard(f"{name}/stdin")),
+            self._output(f"{name}/stdout", stdout, ()),
+            self._output(f"{name}/stderr", stderr, ()),
+        )
+
+    def attach_terminal(self, process: Process, container_id: str, master: int) -> None:
+        """Own a terminal's master."""
+        name = f"{_name(container_id, process)}/terminal"
+        self._store(name, (master,))
+        self._adopt_terminal(process, name, master)
+
+    def restore(self, process: Process, container_id: str, stored: dict[str, tuple[int, ...]]) -> None:
+        """The streams of a process that an earlier agent has started; those it closed are closed."""
+        name = _name(container_id, process)
+        (master,) = stored.pop(f"{name}/terminal", (-1,))
+        if process.terminal and master >= 0:
+            self._adopt_terminal(process, f"{name}/terminal", master)
+            return
+        (stdin,) = stored.pop(f"{name}/stdin", (-1,))
+        process.attach_pipes(
+            Input(stdin, on_close=lambda: self._discard(f"{name}/stdin")),
+            *(
+                self._output(
+                    f"{name}/{stream}",
+                    stored.pop(f"{name}/{stream}", (-1,))[0],
+                    stored.pop(f"{name}/{stream}.relay", ()),
+                )
+                for stream in ("stdout", "stderr")
+            ),
+        )
+
+    def drop(self, names: Sequence[str], stored: dict[str, tuple[int, ...]]) -> None:
+        """Nobody will ask for these any more."""
+        for name in names:
+            for fd in stored.pop(name):
+                os.close(fd)
+            self._discard(name)
+
+    def _adopt_terminal(self, process: Process, name: str, master: int) -> None:
+        output = PlainOutput(master, on_close=lambda: self._discard(name))
+        process.attach_terminal(TerminalInput(os.dup(master)), output)
+
+    def _output(self, name: str, fd: int, relay_fds: tuple[int, ...]) -> Output[Any]:
+        if self._keeper is None:
+            return PlainOutput(fd)
+        from kata_agent.processes.exact import ExactOutput, Relay  # not needed stand-alone
+
+        def close() -> None:
+            self._discard(name)
+            self._discard(f"{name}.relay")
+
+        return ExactOutput(
+            fd,
+            relay=Relay(relay_fds) if relay_fds else None,
+            keep=lambda fds: self._store(f"{name}.relay", fds),
+            on_close=close,
+        )
+
+    def _store(self, name: str, fds: Sequence[int]) -> None:
+        if self._keeper is not None:
+            self._keeper.store(name, fds)
+
+    def _discard(self, name: str) -> None:
+        if self._keeper is not None:
+            self._keeper.discard(name)
+
+
+def _name(container_id: str, process: Process) -> str:
+    return f"{PREFIX}{container_id}/{process.number}"

@@ -1,0 +1,66 @@
+"""The state file of a container: what the next agent must know to go on with it.
+
+Owns the format and that a reader sees all of a version or the one before. Must not know what is done with it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kata_agent.containers.container import Container
+
+FILE = "state.json"
+
+
+def save(container: Container, work: str) -> None:
+    """Write the state file into the container's work folder, replacing the one that is there."""
+    import json  # not needed by an idle agent
+
+    fields: dict[str, Any] = {
+        "id": container.id,
+        "state": container.state,
+        "cgroup": container.cgroup,
+        "hook_kinds": container.hook_kinds,
+        "storages": container.storages,
+        "shares_pids": container.shares_pids,
+        "process": container.process_spec,
+        "processes": [
+            (process.exec_id, process.number, process.pid, process.start_time, process.terminal)
+            for process in container.processes()
+        ],
+    }
+    path = f"{work}/{FILE}"
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(json.dumps(fields))
+    os.rename(f"{path}.new", path)
+
+
+def load(work: str) -> Container | None:
+    """The container of a work folder, its processes without streams; None when nothing was made of it yet."""
+    import json
+
+    try:
+        with open(f"{work}/{FILE}", encoding="utf-8") as file:
+            fields = json.load(file)
+    except FileNotFoundError:
+        return None
+    container = Container(fields["id"])
+    container.state = fields["state"]
+    container.cgroup = fields["cgroup"]
+    container.hook_kinds = tuple(fields["hook_kinds"])
+    container.storages = tuple(fields["storages"])
+    container.shares_pids = fields["shares_pids"]
+    container.process_spec = fields["process"]
+    for exec_id, number, pid, start_time, terminal in fields["processes"]:
+        process = container.restore_process(exec_id, number)
+        process.pid, process.start_time, process.terminal = pid, start_time, terminal
+    return container
+
+
+def list_works(work_root: str) -> list[str]:
+    """The work folder of every container that left one."""
+    try:
+        return [f"{work_root}/{name}" for name in os.listdir(work_root)]
+    except FileNotFoundError:
+        return []
