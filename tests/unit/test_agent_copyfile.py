@@ -1,0 +1,223 @@
+"""CopyFile in a real folder: pieces, folders, links, and that nothing leads out of the root."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from kata_agent import tree
+from kata_agent.errors import InvalidRequest
+from kata_agent.guest.copyfile import Copier, Piece, temporary_name
+from kata_agent.worker import Worker
+from kata_linux._libc import AT_FDCWD, call
+from kata_testing.wire import run_async
+
+EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+REGULAR = stat.S_IFREG | 0o644
+
+
+def copy(root: Path, *pieces: Piece) -> None:
+    async def work() -> None:
+        copier = Copier(str(root), Worker(4))
+        for piece in pieces:
+            await copier.copy(piece)
+
+    run_async(work())
+
+
+def piece(root: Path, name: str, data: bytes, *, size: int, offset: int = 0, mode: int = REGULAR) -> Piece:
+    return Piece(f"{root}/{name}", size, mode, 0o755, -1, -1, offset, data)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def test_file_is_seen_only_when_its_last_piece_has_come(root: Path) -> None:
+    copy(root, piece(root, "a.txt", b"hel", size=5))
+    assert not (root / "a.txt").exists()
+    copy(root, piece(root, "a.txt", b"lo", size=5, offset=3))
+    assert (root / "a.txt").read_bytes() == b"hello"
+    assert os.listdir(root) == ["a.txt"]
+
+
+def test_empty_file_is_complete_with_its_single_piece(root: Path) -> None:
+    copy(root, piece(root, "empty", b"", size=0))
+    assert (root / "empty").read_bytes() == b""
+
+
+def test_files_that_differ_only_in_their_extension_do_not_mix(root: Path) -> None:
+    copy(
+        root,
+        piece(root, "a.txt", b"12", size=4),
+        piece(root, "a.json", b"ab", size=4),
+        piece(root, "a.txt", b"34", size=4, offset=2),
+        piece(root, "a.json", b"cd", size=4, offset=2),
+    )
+    assert (root / "a.txt").read_bytes() == b"1234"
+    assert (root / "a.json").read_bytes() == b"abcd"
+
+
+def test_last_piece_sent_again_changes_nothing(root: Path) -> None:
+    last = piece(root, "f", b"lo", size=5, offset=3)
+    copy(root, piece(root, "f", b"hel", size=5), last, last)
+    assert (root / "f").read_bytes() == b"hello"
+
+
+def test_piece_without_the_ones_before_it_is_refused(root: Path) -> None:
+    with pytest.raises(InvalidRequest, match="a piece at 3 without the ones before it"):
+        copy(root, piece(root, "f", b"lo", size=5, offset=3))
+    assert not (root / "f").exists()
+
+
+def test_mode_comes_with_the_file(root: Path) -> None:
+    copy(root, piece(root, "f", b"x", size=1, mode=stat.S_IFREG | 0o4711))
+    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o4711
+
+
+def test_only_the_last_missing_folder_gets_the_mode_that_was_sent(root: Path) -> None:
+    copy(root, Piece(f"{root}/a/b/c", 1, REGULAR, 0o20000000710, -1, -1, 0, b"x"))
+    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "a/b").stat().st_mode) == 0o710
+
+
+def test_existing_folder_keeps_its_mode(root: Path) -> None:
+    (root / "a").mkdir(parents=True, mode=0o700)
+    copy(root, Piece(f"{root}/a/c", 1, REGULAR, 0o777, -1, -1, 0, b"x"))
+    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o700
+
+
+def test_folder_replaces_a_file_and_keeps_its_content_when_it_is_there(root: Path) -> None:
+    folder = Piece(f"{root}/d", 0, stat.S_IFDIR | 0o750)
+    copy(root, piece(root, "d", b"x", size=1), folder)
+    (root / "d/inside").write_text("stays")
+    copy(root, folder)
+    assert (root / "d/inside").read_text() == "stays"
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o750
+
+
+def test_file_replaces_a_folder_with_content(root: Path) -> None:
+    (root / "d/deep").mkdir(parents=True)
+    (root / "d/deep/f").write_text("old")
+    copy(root, piece(root, "d", b"new", size=3))
+    assert (root / "d").read_text() == "new"
+
+
+def test_link_is_made_with_its_text_as_sent_and_replaces_what_is_there(root: Path) -> None:
+    link = Piece(f"{root}/l", 0, stat.S_IFLNK | 0o777, data=b"../any where")
+    copy(root, piece(root, "l", b"x", size=1), link, link)
+    assert (root / "l").readlink() == Path("../any where")
+
+
+def test_file_replaces_a_link_and_does_not_write_through_it(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    root.mkdir()
+    (root / "l").symlink_to(outside)
+    copy(root, piece(root, "l", b"new", size=3))
+    assert outside.read_text() == "untouched"
+    assert (root / "l").read_text() == "new"
+    assert not (root / "l").is_symlink()
+
+
+@pytest.mark.parametrize("planted", ["l", "l/deeper"])
+def test_link_on_the_way_is_not_followed(root: Path, tmp_path: Path, planted: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deeper").mkdir(parents=True)
+    root.mkdir()
+    (root / "l").symlink_to(outside)
+    with pytest.raises(OSError, match="openat2|Not a directory|Too many"):
+        copy(root, piece(root, f"{planted}/f", b"x", size=1))
+    assert os.listdir(outside / "deeper") == []
+    assert os.listdir(outside) == ["deeper"]
+
+
+def test_link_planted_under_the_temporary_name_is_not_followed(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    root.mkdir()
+    (root / temporary_name("f")).symlink_to(outside)
+    with pytest.raises(OSError, match="Too many levels"):
+        copy(root, piece(root, "f", b"x", size=1))
+    assert outside.read_text() == "untouched"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("{root}/../x", "contains '..'"),
+        ("{root}/a/../../x", "contains '..'"),
+        ("{root}x/f", "is not below"),
+        ("/etc/passwd", "is not below"),
+        ("relative", "is not below"),
+        ("{root}", "the root of all copied files"),
+        ("{root}/./", "the root of all copied files"),
+        ("{root}/a\0b", "NUL"),
+    ],
+)
+def test_path_that_does_not_lie_plainly_below_the_root_is_refused(root: Path, path: str, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
+        copy(root, Piece(path.format(root=root), 0, REGULAR))
+
+
+@pytest.mark.parametrize(("offset", "size", "data"), [(-1, 1, b"x"), (0, -1, b""), (0, 1, b"xy"), (1, 1, b"x")])
+def test_piece_that_does_not_fit_its_file_is_refused(root: Path, offset: int, size: int, data: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        copy(root, piece(root, "f", data, size=size, offset=offset))
+
+
+def test_temporary_name_fits_any_file_name(root: Path) -> None:
+    longest = "é" * 127
+    copy(root, piece(root, longest, b"x", size=1))
+    assert os.listdir(root) == [longest]
+
+
+def test_folder_swapped_for_a_link_meanwhile_never_leads_out(root: Path, tmp_path: Path) -> None:
+    """The race: while files are copied into a folder, someone swaps it for a link to the outside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "d").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            call("renameat2", AT_FDCWD, str(root / "d"), AT_FDCWD, str(tmp_path / "link"), EXCHANGE, operation="swap")
+
+    async def work() -> tuple[int, int]:
+        copier = Copier(str(root), Worker(4))
+        done = refused = 0
+        for number in range(300):
+            try:
+                await copier.copy(piece(root, f"d/f{number}", b"x", size=1))
+                done += 1
+            except (OSError, InvalidRequest):
+                refused += 1
+        return done, refused
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        done, refused = run_async(work())
+    finally:
+        stop.set()
+        thread.join()
+    assert os.listdir(outside) == []
+    assert done + refused == 300
+
+
+def test_clear_keeps_the_folder_and_removes_the_rest(root: Path) -> None:
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/f").write_text("x")
+    (root / "l").symlink_to("/")
+    fd = os.open(root.parent, os.O_RDONLY)
+    try:
+        tree.clear(fd, "root")
+    finally:
+        os.close(fd)
+    assert os.listdir(root) == []

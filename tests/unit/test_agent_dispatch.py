@@ -1,0 +1,190 @@
+"""The dispatcher: every method of the contract leads somewhere, and every failure becomes a status once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kata_agent import dispatch, errors
+from kata_agent.log import Log
+from kata_protocols import services
+from kata_protocols.aio.router import Call
+from kata_protocols.gen import agent_pb2, health_pb2
+from kata_protocols.status import Code, StatusError
+from kata_testing.wire import run_async
+
+NOT_BUILT = sorted(name for name, module in dispatch.METHODS[dispatch.AGENT].items() if module is None)
+BUILT = sorted(name for name, module in dispatch.METHODS[dispatch.AGENT].items() if module is not None)
+
+
+class FakeContainers:
+    """Answers what it was given, or raises it."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def close_stdin(self, *_: object) -> None:
+        self._say()
+
+    def resize(self, *_: object) -> None:
+        self._say()
+
+    def read(self, *_: object) -> object:
+        return self._say()
+
+    async def start(self, *_: object) -> None:
+        self._say()
+
+    def _say(self) -> object:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class FakeAgent:
+    """As much of an agent as these handlers reach."""
+
+    def __init__(self, log: Log, answer: object = None) -> None:
+        self.log = log
+        self.containers = FakeContainers(answer)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.fixture
+def make(pipe: tuple[int, int]) -> Any:
+    return lambda answer=None: dispatch.Dispatcher(FakeAgent(Log(pipe[1]), answer))  # type: ignore[arg-type]
+
+
+def records(pipe: tuple[int, int]) -> list[dict[str, str]]:
+    try:
+        return [json.loads(line) for line in os.read(pipe[0], 65536).splitlines()]
+    except BlockingIOError:
+        return []
+
+
+def call(dispatcher: dispatch.Dispatcher, method: str, request: Any = None) -> Any:
+    endpoint = dispatcher.find(dispatch.AGENT, method)
+    about = Call(dispatch.AGENT, method, (), None, "test")
+    result = endpoint.handler(endpoint.request_type() if request is None else request, about)
+    return run_async(result) if hasattr(result, "__await__") else result
+
+
+def test_all_methods_of_the_contract_and_no_others_are_listed() -> None:
+    assert set(dispatch.METHODS[dispatch.AGENT]) == set(services.AGENT_SERVICE.methods)
+    assert set(dispatch.METHODS[dispatch.HEALTH]) == set(services.HEALTH_SERVICE.methods)
+    assert len(services.AGENT_SERVICE.methods) + len(services.HEALTH_SERVICE.methods) == 43
+
+
+@pytest.mark.parametrize("method", BUILT)
+def test_built_method_has_a_handler_for_its_message(method: str, make: Any) -> None:
+    endpoint = make().find(dispatch.AGENT, method)
+    assert endpoint.request_type is services.AGENT_SERVICE.methods[method].request_type
+    assert endpoint.cancel_on_disconnect == (method in {"WaitProcess", "ReadStdout", "ReadStderr"})
+
+
+@pytest.mark.parametrize("method", NOT_BUILT)
+def test_method_not_built_yet_says_so_by_name(method: str, make: Any) -> None:
+    with pytest.raises(StatusError) as caught:
+        make().find(dispatch.AGENT, method)
+    assert caught.value.code == Code.NOT_FOUND
+    assert caught.value.message == f"/grpc.AgentService/{method} is not supported"
+
+
+def test_names_that_lead_nowhere_have_kata_s_answers(make: Any) -> None:
+    with pytest.raises(StatusError) as method:
+        make().find(dispatch.AGENT, "Dance")
+    assert (method.value.code, method.value.message) == (Code.UNIMPLEMENTED, "Dance method")
+    with pytest.raises(StatusError) as service:
+        make().find("grpc.Nothing", "Check")
+    assert service.value.code == Code.INVALID_ARGUMENT
+    assert service.value.message == "grpc.Nothing service does not exist"
+
+
+def test_check_is_answered_at_once_and_serving(make: Any) -> None:
+    endpoint = make().find(dispatch.HEALTH, "Check")
+    about = Call(dispatch.HEALTH, "Check", (), None, "test")
+    answer = endpoint.handler(health_pb2.CheckRequest(service="ignored"), about)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_version_is_the_one_whose_behaviour_is_kept(make: Any) -> None:
+    endpoint = make().find(dispatch.HEALTH, "Version")
+    answer = endpoint.handler(health_pb2.CheckRequest(), Call(dispatch.HEALTH, "Version", (), None, "test"))
+    assert (answer.grpc_version, answer.agent_version) == ("0.0.1", "3.21.0")
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "code"),
+    [
+        ("StartContainer", errors.UnknownContainer("c"), Code.INTERNAL),
+        ("CloseStdin", errors.UnknownContainer("c"), Code.INVALID_ARGUMENT),
+        ("TtyWinResize", errors.NoTerminal(), Code.UNAVAILABLE),
+        ("ReadStdout", errors.EndOfOutput(), Code.INTERNAL),
+        ("StartContainer", OSError(errno.EIO, "x"), Code.INTERNAL),
+        ("StartContainer", ExceptionGroup("g", [errors.Denied("blocked")]), Code.PERMISSION_DENIED),
+    ],
+)
+def test_failure_becomes_its_status_and_one_line(
+    method: str, error: Exception, code: Code, make: Any, pipe: tuple[int, int]
+) -> None:
+    with pytest.raises(StatusError) as caught:
+        call(make(error), method)
+    assert caught.value.code == code
+    (record,) = records(pipe)
+    assert record["method"] == method
+    assert record["status"] == code.name
+    assert record["error"] == caught.value.message
+    assert int(record["duration-us"]) >= 0
+    assert "trace" not in record
+
+
+def test_defect_is_logged_with_its_trace_and_without_values(make: Any, pipe: tuple[int, int]) -> None:
+    with pytest.raises(StatusError):
+        call(make(ZeroDivisionError("division by zero")), "StartContainer")
+    (record,) = records(pipe)
+    assert record["level"] == "ERRO"
+    assert "test_agent_dispatch.py" in record["trace"]
+
+
+def test_success_is_not_logged(make: Any, pipe: tuple[int, int]) -> None:
+    call(make(), "StartContainer")
+    assert records(pipe) == []
+
+
+def test_bytes_that_wait_are_answered_at_once(make: Any) -> None:
+    assert call(make(b"out"), "ReadStdout") == agent_pb2.ReadStreamResponse(data=b"out")
+
+
+def test_bytes_that_come_later_are_awaited(make: Any) -> None:
+    async def later() -> bytes:
+        return b"later"
+
+    assert call(make(later()), "ReadStderr") == agent_pb2.ReadStreamResponse(data=b"later")
+
+
+def test_pipe_reply_passes_through_untouched(make: Any) -> None:
+    reply = object()
+    assert call(make(reply), "ReadStdout") is reply
+
+
+def test_container_without_a_spec_or_with_a_device_is_refused_by_name(make: Any) -> None:
+    request = agent_pb2.CreateContainerRequest(container_id="c1")
+    with pytest.raises(StatusError, match="no OCI spec"):
+        call(make(), "CreateContainer", request)
+    request.OCI.SetInParent()
+    request.devices.add(id="d1", type="vfio-pci")
+    with pytest.raises(StatusError, match="device 'd1': type 'vfio-pci' is not supported"):
+        call(make(), "CreateContainer", request)
