@@ -47,7 +47,18 @@ def _reply(result: Any) -> Any:
         return agent_pb2.ReadStreamResponse(data=result)
     if isinstance(result, Awaitable):
         return _reply_later(result)
+    result.payload_head = _data_head(result.length)
     return result
+
+
+def _data_head(length: int) -> bytes:
+    """What stands before the data of a ReadStreamResponse: tag 1, length-delimited, and the length as a varint."""
+    head = bytearray(b"\x0a")
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
 
 
 async def _reply_later(pending: Awaitable[Any]) -> Any:
