@@ -40,7 +40,10 @@ def test_kernel_word_sets_its_field_without_complaint(words: str, field: str, va
         ("agent.hotplug_timeout=-1", "agent.hotplug_timeout: '-1' is not a number of zero or more, 3 kept"),
         ("agent.hotplug_timeout=1=2", "agent.hotplug_timeout: '1=2' is not a number"),
         ("agent.hotplug_timeout=٣", "agent.hotplug_timeout: '٣' is not a number"),
-        ("agent.container_pipe_size=2147483648", "agent.container_pipe_size: '2147483648' is too large, 0 kept"),
+        (
+            "agent.container_pipe_size=2147483648",
+            "agent.container_pipe_size: '2147483648' is too large, 0 kept",
+        ),
     ],
 )
 def test_bad_value_keeps_the_default_and_is_reported(word: str, complaint: str) -> None:
@@ -61,7 +64,9 @@ def test_environment_wins_and_takes_any_address() -> None:
 
 
 def test_bad_level_in_the_environment_is_ignored_and_reported() -> None:
-    reading = config.apply_environment(config.parse_cmdline("agent.log=error"), {"KATA_AGENT_LOG_LEVEL": "loud"})
+    reading = config.apply_environment(
+        config.parse_cmdline("agent.log=error"), {"KATA_AGENT_LOG_LEVEL": "loud"}
+    )
     assert reading.config.log_level == "error"
     assert "KATA_AGENT_LOG_LEVEL" in reading.complaints[0]
 

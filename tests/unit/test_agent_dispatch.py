@@ -13,6 +13,7 @@ import pytest
 from kata_agent import dispatch, errors
 from kata_agent.log import Log
 from kata_protocols import services
+from kata_protocols.aio.reply import PipeReply
 from kata_protocols.aio.router import Call
 from kata_protocols.gen import agent_pb2, health_pb2
 from kata_protocols.status import Code, StatusError
@@ -78,7 +79,7 @@ def records(pipe: tuple[int, int]) -> list[dict[str, str]]:
 def call(dispatcher: dispatch.Dispatcher, method: str, request: Any = None) -> Any:
     endpoint = dispatcher.find(dispatch.AGENT, method)
     about = Call(dispatch.AGENT, method, (), None, "test")
-    result = endpoint.handler(endpoint.request_type() if request is None else request, about)
+    result: Any = endpoint.handler(endpoint.request_type() if request is None else request, about)
     return run_async(result) if hasattr(result, "__await__") else result
 
 
@@ -175,9 +176,13 @@ def test_bytes_that_come_later_are_awaited(make: Any) -> None:
     assert call(make(later()), "ReadStderr") == agent_pb2.ReadStreamResponse(data=b"later")
 
 
-def test_pipe_reply_passes_through_untouched(make: Any) -> None:
-    reply = object()
+@pytest.mark.parametrize("length", [1, 127, 128, 32768, 1 << 21])
+def test_pipe_reply_passes_through_with_what_stands_before_its_data(make: Any, length: int) -> None:
+    reply = PipeReply()
+    reply.length = length
     assert call(make(reply), "ReadStdout") is reply
+    whole = agent_pb2.ReadStreamResponse(data=bytes(length)).SerializeToString()
+    assert reply.payload_head + bytes(length) == whole
 
 
 def test_container_without_a_spec_or_with_a_device_is_refused_by_name(make: Any) -> None:

@@ -28,7 +28,12 @@ UNKNOWN = errors.UnknownContainer("c1")
         ("ReadStdout", errors.EndOfOutput(), Code.INTERNAL, "read meet eof"),
         ("UpdateInterface", errors.InvalidRequest("none"), Code.INVALID_ARGUMENT, "none"),
         ("CreateContainer", errors.Denied("blocked by policy"), Code.PERMISSION_DENIED, "blocked by policy"),
-        ("CopyFile", PermissionError(errno.EPERM, "no", "/x"), Code.INTERNAL, "/x: EPERM: Operation not permitted"),
+        (
+            "CopyFile",
+            PermissionError(errno.EPERM, "no", "/x"),
+            Code.INTERNAL,
+            "/x: EPERM: Operation not permitted",
+        ),
         ("Check", ZeroDivisionError("division by zero"), Code.INTERNAL, "division by zero"),
         ("Check", KeyError(), Code.INTERNAL, "KeyError"),
     ],
@@ -41,9 +46,7 @@ def test_failure_has_the_code_and_text_of_kata_s_wire(
     assert text in found_text
 
 
-@pytest.mark.parametrize(
-    "method", ["UpdateContainer", "StatsContainer", "PauseContainer", "ResumeContainer"]
-)
+@pytest.mark.parametrize("method", ["UpdateContainer", "StatsContainer", "PauseContainer", "ResumeContainer"])
 def test_unknown_container_is_quoted_where_hosts_compare(method: str) -> None:
     assert errors.wire_status(method, UNKNOWN) == (Code.INVALID_ARGUMENT, '"invalid container id"')
 

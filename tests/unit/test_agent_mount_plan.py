@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kata_agent.errors import InvalidRequest, NotSupported
@@ -32,7 +34,9 @@ def bind(*options: str) -> StorageRequest:
         (("noatime", "atime"), option.MountOptions()),
     ],
 )
-def test_words_come_to_flags_propagation_and_data(words: tuple[str, ...], expected: option.MountOptions) -> None:
+def test_words_come_to_flags_propagation_and_data(
+    words: tuple[str, ...], expected: option.MountOptions
+) -> None:
     assert option.parse_options(words) == expected
 
 
@@ -120,8 +124,9 @@ def test_group_is_changed_after_the_mount_with_the_mask_of_the_options() -> None
     ],
 )
 def test_request_that_no_mount_can_be_made_of_is_refused(field: str, value: str, text: str) -> None:
+    changed: dict[str, Any] = {field: value}
     with pytest.raises(InvalidRequest, match=text):
-        plan.plan_mount(SHARE._replace(**{field: value}), plan.Observation())
+        plan.plan_mount(SHARE._replace(**changed), plan.Observation())
 
 
 @pytest.mark.parametrize("name", ["blk", "ephemeral", "nonsense", ""])

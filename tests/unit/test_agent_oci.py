@@ -35,8 +35,8 @@ def fill(message: Any, leaves: list[object]) -> None:
         if field.name in IGNORED:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)[f"key{len(leaves)}"] = value = f"value{len(leaves)}"
-            leaves.append(value)
+            leaves.append(f"value{len(leaves)}")
+            getattr(message, field.name)[f"key{len(leaves)}"] = leaves[-1]
         elif field.message_type is not None:
             child = getattr(message, field.name)
             fill(child.add() if field.is_repeated else child, leaves)
