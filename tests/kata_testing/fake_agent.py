@@ -76,7 +76,9 @@ class FakeAgent:
                 case Exit(pid, start_time, code, signal):
                     self.events.append(f"exit {pid} {start_time} {code} {signal}")
                 case control.Boot(steps):
-                    self.events.append("boot " + " ".join(f"{step.replace(' ', '-')}={stamp}" for step, stamp in steps))
+                    self.events.append(
+                        "boot " + " ".join(f"{step.replace(' ', '-')}={stamp}" for step, stamp in steps)
+                    )
                 case control.Synced():
                     self.events.append("synced")
                 case _:
