@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+
 from kata_protocols import services
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.gen import agent_pb2 as pb
@@ -86,7 +87,7 @@ class Rpc(Generic[Request, Response]):
         ) -> Message:
             sent = self.request() if request is None else request
             answer = await client.caller.call(self.method, sent, timeout_s=timeout_s, metadata=metadata)
-            return cast(Message, answer)
+            return cast("Message", answer)
 
         return call
 

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import Message
+
+from kata_host.client import AgentClient, Caller, Metadata
 from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, parse_address
 from kata_protocols.aio.client import Client, ConnectionLostError
 from kata_protocols.aio.dial import dial
 from kata_protocols.services import Method
-
-from kata_host.client import AgentClient, Caller, Metadata
 
 DIAL_TIMEOUT_S = 30.0
 

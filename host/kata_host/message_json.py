@@ -10,7 +10,7 @@ import base64
 import binascii
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 # JSON name -> field name, where neither is the other in another case.
@@ -28,13 +28,14 @@ def fill_message(message: Message, value: object, path: str = "") -> None:
     if not isinstance(value, dict):
         raise JsonMismatch(f"{path or message.DESCRIPTOR.name}: want an object, not {type(value).__name__}")
     for key, item in value.items():
-        field = _find_field(message.DESCRIPTOR, str(key))
+        field = _find_field(message, str(key))
         if field is None or item is None:
             continue
         _set_field(message, field, item, f"{path}.{key}" if path else str(key))
 
 
-def _find_field(descriptor: Descriptor, key: str) -> FieldDescriptor | None:
+def _find_field(message: Message, key: str) -> FieldDescriptor | None:
+    descriptor = message.DESCRIPTOR
     exact = descriptor.fields_by_name.get(key)
     if exact is not None:
         return exact
@@ -45,6 +46,11 @@ def _find_field(descriptor: Descriptor, key: str) -> FieldDescriptor | None:
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _map_value(field: FieldDescriptor) -> FieldDescriptor:
+    assert field.message_type is not None  # noqa: S101 - a map field's entry is a message
+    return field.message_type.fields_by_name["value"]
 
 
 def _set_field(message: Message, field: FieldDescriptor, item: Any, path: str) -> None:
@@ -72,7 +78,7 @@ def _set_field(message: Message, field: FieldDescriptor, item: Any, path: str) -
 def _set_map(target: Any, field: FieldDescriptor, item: Any, path: str) -> None:
     if not isinstance(item, dict):
         raise JsonMismatch(f"{path}: want an object, not {type(item).__name__}")
-    value_field = field.message_type.fields_by_name["value"]
+    value_field = _map_value(field)
     for key, each in item.items():
         if value_field.message_type is not None:
             fill_message(target[key], each, f"{path}.{key}")
@@ -114,7 +120,7 @@ def dump_message(message: Message) -> dict[str, object]:
 
 def _dump_field(field: FieldDescriptor, value: Any) -> object:
     if _is_map(field):
-        entry = field.message_type.fields_by_name["value"]
+        entry = _map_value(field)
         return {str(key): _dump_one(entry, each) for key, each in value.items()}
     if field.is_repeated:
         return [_dump_one(field, each) for each in value]

@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from signal import SIGKILL
 
-from kata_protocols.aio.client import ConnectionLostError
-from kata_protocols.gen import agent_pb2 as pb
-from kata_protocols.gen import health_pb2, oci_pb2
-from kata_protocols.status import StatusError
-
 from kata_host.client import AgentClient, is_not_found
 from kata_host.message_json import fill_message
 from kata_host.streams import Process
 from kata_host.vm.base import GUEST_SHARE, SHARE_TAG
+from kata_protocols.aio.client import ConnectionLostError
+from kata_protocols.gen import agent_pb2 as pb
+from kata_protocols.gen import health_pb2, oci_pb2
+from kata_protocols.status import StatusError
 
 DESTROY_TIMEOUT_S = 10.0
 

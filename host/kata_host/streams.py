@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from kata_host.client import AgentClient, is_end_of_stream, is_not_found
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
-
-from kata_host.client import AgentClient, is_end_of_stream, is_not_found
 
 READ_BYTES = 32768
 WRITE_BYTES = 32768

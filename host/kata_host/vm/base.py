@@ -7,6 +7,7 @@ A VMM is one file beside this one with a function `launch(config) -> AsyncContex
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -72,11 +73,14 @@ class Timeline:
 
     started: float = field(default_factory=time.monotonic)
     stamps: list[Stamp] = field(default_factory=list)
+    listener: Callable[[Stamp], None] | None = None
 
     def mark(self, event: str, guest: str = "") -> Stamp:
         """Note that `event` happens now."""
         stamp = Stamp(event, time.monotonic() - self.started, guest)
         self.stamps.append(stamp)
+        if self.listener is not None:
+            self.listener(stamp)
         return stamp
 
 

@@ -23,7 +23,7 @@ async def iterate_rings(listener: socket.socket) -> AsyncIterator[str]:
     while True:
         connection, _ = await loop.sock_accept(listener)
         with connection:
-            connection.setblocking(False)
+            connection.settimeout(0)
             try:
                 async with asyncio.timeout(_LINE_TIMEOUT_S):
                     line = await _read_line(connection)

@@ -100,6 +100,7 @@ class QemuVm:
         """What `vm start --json` prints."""
         return {
             "name": self.name,
+            "owner_pid": os.getpid(),
             "address": self.address,
             "console": str(self.console),
             "qmp": str(self.qmp_socket),
@@ -134,7 +135,8 @@ class QemuVm:
     async def close(self) -> None:
         """Tell QEMU to quit; its context ends it if it does not."""
         if self.child is None or self.child.returncode is not None:
-            return await self._disconnect()
+            await self._disconnect()
+            return
         try:
             async with asyncio.timeout(QUIT_TIMEOUT_S):
                 await self._qmp.execute("quit")
@@ -151,10 +153,14 @@ class QemuVm:
 
 
 @asynccontextmanager
-async def launch(config: VmConfig) -> AsyncIterator[QemuVm]:
-    """Boot a machine and hand it out when its agent is ready; nothing of it is left when the context ends."""
+async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIterator[QemuVm]:
+    """Boot a machine and hand it out when its agent is ready; nothing of it is left when the context ends.
+
+    `timeline` may be given by a caller that wants to hear of the steps as they happen.
+    """
     _check(config)
-    timeline = Timeline()
+    config = replace(config, share=config.share and config.share.absolute())
+    timeline = timeline or Timeline()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(open_state(config.name))
         accelerator = config.accelerator or await choose_accelerator(
@@ -177,6 +183,7 @@ async def launch(config: VmConfig) -> AsyncIterator[QemuVm]:
             raise _boot_failed(vm, f"the agent was not ready within {config.boot_timeout_s:g} s") from None
         except ChildFailed as exc:
             raise _boot_failed(vm, await _find_cause(vm, exc)) from None
+        state.describe(vm.describe())
         yield vm
 
 
@@ -241,3 +248,5 @@ def _check(config: VmConfig) -> None:
     for path in (config.guest.kernel, config.guest.initrd):
         if not os.access(path, os.R_OK):
             raise VmError(f"{path}: no guest there; build one with `kata-image build` or `scripts/run`")
+    if config.share is not None and not config.share.is_dir():
+        raise VmError(f"{config.share}: the folder to share does not exist")

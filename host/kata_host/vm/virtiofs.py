@@ -56,13 +56,11 @@ def plan_virtiofsd(program: Path, help_text: str, fd: int, share: Path, *, root:
 @asynccontextmanager
 async def serve_share(share: Path, socket_path: Path, log: Path) -> AsyncIterator[Child]:
     """Export `share` on `socket_path` for one guest."""
-    if not share.is_dir():
-        raise VmError(f"{share}: the folder to share does not exist")
     program, help_text = await asyncio.to_thread(find_virtiofsd)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(socket_path))
         listener.listen(1)
-        argv = plan_virtiofsd(program, help_text, listener.fileno(), share.resolve(), root=os.geteuid() == 0)
+        argv = plan_virtiofsd(program, help_text, listener.fileno(), share, root=os.geteuid() == 0)
         child = Child("virtiofsd", argv, log=log, pass_fds=(listener.fileno(),))
     async with child:
         yield child

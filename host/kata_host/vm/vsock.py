@@ -51,7 +51,7 @@ class Vsock:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(str(self.folder / f"vsock_{port}"))
         listener.listen(8)
-        listener.setblocking(False)
+        listener.settimeout(0)
         return listener
 
 
@@ -104,7 +104,7 @@ async def open_vsock(folder: Path, program: Path | None) -> AsyncIterator[Vsock]
 
 @asynccontextmanager
 async def _start_device(folder: Path, program: Path | None) -> AsyncIterator[Child]:
-    if program is None or not program.exists():
+    if program is None or not os.access(program, os.X_OK):
         raise VmError(
             f"this host has no working /dev/vhost-vsock and there is no {program or 'vhost-device-vsock'}; "
             "`kata-image build` or `scripts/run` fetches it"

@@ -45,7 +45,7 @@ async def wait_exists(path: Path) -> None:
 
         loop.add_reader(fd, note_change)
         try:
-            while not path.exists():
+            while not os.path.exists(path):
                 await changed.wait()
                 changed.clear()
         finally:

@@ -1,0 +1,1 @@
+"""`kata-agent-ctl`: one file per verb under `commands/`."""

@@ -1,0 +1,161 @@
+"""`kata-agent-ctl run`: boot a machine, run one command in a container, pass its streams and exit status through."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from kata_host.cli.interrupt import forward_to
+from kata_host.cli.machine import add_machine_options, read_config
+from kata_host.cli.progress import Progress
+from kata_host.cli.stdio import copy_in, copy_out
+from kata_host.cli.terminal import on_resize, raw_mode, read_size
+from kata_host.cli.timeline import format_table, plan_rows
+from kata_host.connect import connect
+from kata_host.guest import find_default_rootfs
+from kata_host.sandbox import Container, open_sandbox
+from kata_host.spec import BindMount, ProcessPlan, plan_spec
+from kata_host.vm.base import GUEST_SHARE, Timeline
+from kata_host.vm.qemu import QemuVm, launch
+from kata_protocols.status import StatusError
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+# Without a COMMAND: what a newcomer wants to see. The guest's own /proc is shown under /mnt for it, read-only.
+_GUEST_PROC = BindMount("/proc", "/mnt", ("rbind", "ro"))
+_DEMO = """
+show() { echo "$1 $(cat /mnt/$2/comm): $(tr '\\0' ' ' < /mnt/$2/cmdline)"; }
+echo "kernel       $(uname -sr)"
+echo "uptime       $(cut -d' ' -f1 /proc/uptime) s since the kernel started"
+show "guest pid 1 " 1
+for process in /mnt/[0-9]*; do
+  read -r name < $process/comm && [ "$name" = kata-agent ] && show "guest agent " ${process#/mnt/}
+done
+echo "my pid 1     $(cat /proc/1/comm)"
+echo "my cgroup    $(cat /proc/self/cgroup)"
+echo "my mounts"
+sed 's/^/  /' /proc/mounts
+""".strip()
+
+_EPILOG = """examples:
+  kata-agent-ctl run                                        show kernel, PID 1, mounts and timing from inside
+  kata-agent-ctl run -- sh -c 'exit 7'; echo $?             the exit status is the command's: 7
+  tar c . | kata-agent-ctl run -- tar t                     standard input passes through
+  kata-agent-ctl run --tty -- sh                            a shell; exit or Ctrl-D ends it and the VM
+  kata-agent-ctl run --rootfs /srv/alpine --env A=b -- env  another root file system
+
+A command that is killed by signal N gives 128 + N. Ctrl-C goes to the command; a second one ends everything."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The verb's command line."""
+    parser = verbs.add_parser(
+        "run", help="boot a VM and run a command in a container", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--rootfs", type=Path, metavar="DIR", help="root file system (default: the build's busybox)"
+    )
+    parser.add_argument("--tty", "-t", action="store_true", help="give the command a terminal")
+    parser.add_argument("--env", "-e", action="append", default=[], metavar="KEY=VALUE", help="environment")
+    parser.add_argument("--cwd", default="/", metavar="DIR", help="where the command starts (default /)")
+    parser.add_argument("--read-write", action="store_true", help="let it change the root file system")
+    parser.add_argument(
+        "--json", action="store_true", help="print the time line as JSON on standard error at the end"
+    )
+    add_machine_options(parser)
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="command and arguments"
+    )
+    parser.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Run it; the command's exit status."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    config = read_config(options, share=None)
+    rootfs = options.rootfs or find_default_rootfs(config.guest)
+    config = read_config(options, share=rootfs)
+    spec = plan_run(options, command)
+    timeline = Timeline()
+    with Progress() as progress:
+        progress.show("boot")
+        timeline.listener = lambda stamp: progress.show(f"boot: {stamp.event}")
+        async with launch(config, timeline) as vm:
+            status = await _run_in(vm, spec, options, progress)
+        if not command:
+            print(f"\ntime line (the guest ran under {vm.accelerator.name}: {vm.accelerator.reason})")
+            print(format_table(plan_rows(timeline)))
+        if options.json:
+            print(json.dumps({"status": status, "timeline": plan_rows(timeline)}), file=sys.stderr)
+    return status
+
+
+def plan_run(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
+    """The container's specification."""
+    plan = ProcessPlan(
+        args=command or ["sh", "-c", _DEMO], env=tuple(options.env), cwd=options.cwd, terminal=options.tty
+    )
+    binds = () if command else (_GUEST_PROC,)
+    return plan_spec(plan, GUEST_SHARE, writable=options.read_write, binds=binds)
+
+
+async def _run_in(
+    vm: QemuVm, spec: dict[str, object], options: argparse.Namespace, progress: Progress
+) -> int:
+    mark = vm.timeline.mark
+    async with await connect(vm.address) as client, open_sandbox(client, note=mark) as sandbox:
+        async with sandbox.container(spec) as container:
+            mark("container created")
+            await container.start()
+            vm.timeline.listener = None
+            progress.clear()
+            mark("container started")
+            status = await (_drive_tty(container) if options.tty else _drive(container))
+            mark("container ended")
+        return status
+
+
+async def _drive(container: Container) -> int:
+    """Move the streams until both outputs end, then ask for the exit status, as Kata's runtime does."""
+    async with asyncio.TaskGroup() as group:
+
+        def forward(number: int) -> None:
+            group.create_task(container.signal_all(number))
+
+        with forward_to(forward):
+            feeding = group.create_task(copy_in(_STDIN, container))
+            outputs = [
+                group.create_task(copy_out(container.read_stdout(), _STDOUT)),
+                group.create_task(copy_out(container.read_stderr(), _STDERR)),
+            ]
+            await asyncio.wait(outputs, return_when=asyncio.FIRST_EXCEPTION)
+            status = await container.wait()
+            feeding.cancel()
+    return status
+
+
+async def _drive_tty(container: Container) -> int:
+    """The same for a terminal: one output, keys as they are, the window's size now and whenever it changes."""
+    async with asyncio.TaskGroup() as group:
+
+        async def resize() -> None:
+            if (size := read_size(_STDIN)) is not None:
+                try:
+                    await container.resize(*size)
+                except StatusError:
+                    return  # it has ended in the meantime
+
+        def changed() -> None:
+            group.create_task(resize())
+
+        with raw_mode(_STDIN), on_resize(changed):
+            await resize()
+            feeding = group.create_task(copy_in(_STDIN, container))
+            await copy_out(container.read_stdout(), _STDOUT)
+            status = await container.wait()
+            feeding.cancel()
+    return status

@@ -1,0 +1,61 @@
+"""The options that every verb which boots a machine shares, and the machine's configuration made from them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kata_host.guest import find_guest
+from kata_host.vm.base import Accelerator, VmConfig
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be above zero")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """A number above zero."""
+    number = float(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be above zero")
+    return number
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Size, guest, time to boot."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--memory", type=positive, default=512, metavar="MIB", help="guest memory (default 512)"
+    )
+    group.add_argument("--cpus", type=positive, default=2, metavar="N", help="virtual CPUs (default 2)")
+    group.add_argument(
+        "--timeout", type=positive_float, default=120.0, metavar="S", help="seconds to boot (default 120)"
+    )
+    group.add_argument(
+        "--guest-dir", metavar="DIR", help="folder of vmlinuz and initrd.img (default build/guest)"
+    )
+    group.add_argument(
+        "--kernel-arg", action="append", default=[], metavar="WORD", help="more kernel command line"
+    )
+    group.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="default: KVM where it works"
+    )
+
+
+def read_config(options: argparse.Namespace, *, share: Path | None, name: str | None = None) -> VmConfig:
+    """The machine that the options ask for."""
+    forced = None if options.accel == "auto" else Accelerator(options.accel, "asked for with --accel")
+    return VmConfig(
+        guest=find_guest(options.guest_dir),
+        name=name,
+        cpus=options.cpus,
+        memory_mib=options.memory,
+        share=share,
+        kernel_args=tuple(options.kernel_arg),
+        boot_timeout_s=options.timeout,
+        accelerator=forced,
+    )

@@ -1,0 +1,84 @@
+"""Keeps one machine for `kata-agent-ctl vm start`, detached from the terminal: the machine's owner from boot to end.
+
+Started as `python -m kata_host.vm.keeper` in a session of its own, reads the configuration as JSON from standard input, reports one
+JSON line on standard output when the agent is ready or the boot has failed, then waits for SIGTERM or the machine's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kata_host.vm.base import Accelerator, GuestFiles, VmConfig, VmError
+from kata_host.vm.process import ChildFailed
+from kata_host.vm.qemu import launch
+from kata_host.vm.state import StateError
+
+
+def dump_config(config: VmConfig) -> str:
+    """The configuration as the keeper reads it."""
+    return json.dumps(asdict(config), default=str)
+
+
+def load_config(text: str) -> VmConfig:
+    """The inverse of `dump_config`."""
+    data: dict[str, Any] = json.loads(text)
+    guest = {key: Path(value) if value else None for key, value in data.pop("guest").items()}
+    share, accelerator = data.pop("share"), data.pop("accelerator")
+    return VmConfig(
+        guest=GuestFiles(**guest),  # type: ignore[arg-type]  # kernel and initrd are never empty
+        share=Path(share) if share else None,
+        accelerator=Accelerator(**accelerator) if accelerator else None,
+        kernel_args=tuple(data.pop("kernel_args")),
+        **data,
+    )
+
+
+def _report(answer: dict[str, object]) -> None:
+    """One line, then no more: whoever started us stops reading, and may have gone already."""
+    os.write(1, json.dumps(answer).encode() + b"\n")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+
+
+async def keep(config: VmConfig) -> int:
+    """Boot, report, wait for the end."""
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    booted = False
+
+    def end() -> None:
+        ending.set()
+        if not booted and task is not None:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
+    try:
+        async with launch(config) as vm, asyncio.TaskGroup() as group:
+            booted = True
+            _report(vm.describe())
+            exited = group.create_task(vm.wait_exit())
+            exited.add_done_callback(lambda _: ending.set())
+            await ending.wait()
+            exited.cancel()
+    except (VmError, StateError, ChildFailed, OSError) as exc:
+        _report({"error": str(exc)})
+        return 1
+    return 0
+
+
+def main() -> int:
+    """The keeper's process."""
+    return asyncio.run(keep(load_config(sys.stdin.read())))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
