@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -93,6 +94,15 @@ def _probe_cgroup2(controller: str) -> str | None:
     return None
 
 
+def _probe_vsock_loopback(_: str) -> str | None:
+    try:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener:
+            listener.bind((1, socket.VMADDR_PORT_ANY))
+    except OSError as error:
+        return f"cannot bind a vsock socket to CID 1: {error.strerror}"
+    return None
+
+
 def _probe_path(path: str) -> Callable[[str], str | None]:
     return lambda _: None if os.path.exists(path) else f"{path} does not exist"
 
@@ -108,6 +118,7 @@ NEEDS: Mapping[str, Need] = {
     "cgroup2": Need(_probe_cgroup2, by_setup=True),
     "userns": Need(_program("unshare", "--user", "--map-root-user", "true"), by_setup=False),
     "vsock": Need(_probe_path("/dev/vsock"), by_setup=False),
+    "vsock-loopback": Need(_probe_vsock_loopback, by_setup=False),
     "kvm": Need(_probe_path("/dev/kvm"), by_setup=False),
 }
 

@@ -46,6 +46,14 @@ def fresh_address() -> UnixAddress:
     return UnixAddress(f"\0kata-test-{os.getpid()}-{next(_numbers)}")
 
 
+async def outcome(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of `work`, or the exception that it ended with: for tasks of a group that may fail."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001  # it is the result here
+        return error
+
+
 class Health:
     """grpc.Health whose Version does what the request's `service` says; what happened is recorded.
 
@@ -106,6 +114,11 @@ class Health:
             self.ended.set()
         return health_pb2.VersionCheckResponse(grpc_version="waited")
 
+    async def wait_cancelled(self, count: int) -> None:
+        while self.cancelled < count:
+            self.ended.clear()
+            await self.ended.wait()
+
     async def wait_started(self, count: int) -> None:
         async with self.started:
             await self.started.wait_for(lambda: self.waiting >= count)
@@ -140,6 +153,14 @@ class RawClient:
 
     async def send(self, data: bytes) -> None:
         await self._loop.sock_sendall(self.sock, data)
+
+    async def wait_writable(self) -> None:
+        writable = asyncio.Event()
+        self._loop.add_writer(self.sock, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            self._loop.remove_writer(self.sock)
 
     async def receive(self) -> bytes:
         return await self._loop.sock_recv(self.sock, 65536)

@@ -1,0 +1,70 @@
+"""A peer that does not read its answers is not read from, and loses nothing when it reads again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kata_protocols.aio import connection, transport
+from kata_protocols.ttrpc.events import ResponseReceived
+from kata_testing.wire import CHECK, HEALTH, Health, RawClient, check_frame, run_async, served
+
+WORD = b"\x0a\xff\x7f" + b"x" * 16383  # an answer of 16 KiB for Version
+
+
+def version_frame(raw: RawClient, payload: bytes = WORD) -> bytes:
+    return raw.codec.send_request(HEALTH.name, "Version", payload)[1]
+
+
+async def send_until_full(raw: RawClient, data: bytes) -> int:
+    """Send as much as the server takes while nobody reads; say how many bytes went."""
+    sent = 0
+    while sent < len(data):
+        try:
+            async with asyncio.timeout(0.2):
+                await raw.wait_writable()
+        except TimeoutError:
+            return sent
+        sent += raw.sock.send(data[sent : sent + 65536])
+    return sent
+
+
+def test_a_peer_that_does_not_read_is_not_read_from_and_loses_nothing() -> None:
+    async def scenario() -> None:
+        health = Health()
+        async with served(health.router()) as here, await here.client() as other:
+            with here.raw() as raw:
+                count = 1000
+                data = b"".join(version_frame(raw) for _ in range(count))
+                sent = await send_until_full(raw, data)
+                assert sent < len(data) / 2, "the server read on without bound"
+                await other.call(CHECK, CHECK.request_type(), timeout_s=5)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(raw.send(data[sent:]))
+                    streams = set()
+                    for _ in range(count):
+                        event = await raw.event()
+                        assert isinstance(event, ResponseReceived)
+                        assert event.code == 0
+                        streams.add(event.stream_id)
+                    assert len(streams) == count
+
+    run_async(scenario())
+
+
+def test_a_peer_that_never_reads_while_its_calls_keep_finishing_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "HARD_LIMIT_BYTES", 256 * 1024)
+    monkeypatch.setattr(connection, "MAX_QUEUED_BYTES", 1 << 30)
+
+    async def scenario() -> None:
+        async with served(Health().router()) as here:
+            with here.raw() as raw, pytest.raises((BrokenPipeError, ConnectionResetError)):
+                await raw.send(b"".join(version_frame(raw) for _ in range(2000)))
+            with here.raw() as raw:
+                await raw.send(check_frame(raw.codec))
+                assert isinstance(await raw.event(), ResponseReceived)
+
+    run_async(scenario())

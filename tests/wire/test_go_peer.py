@@ -1,0 +1,132 @@
+"""containerd's Go library on the other end of the wire: its client with our server, our client with its server.
+
+`peers/go` is a Go module of its own, locked by its go.sum; Go 1.19 (Debian 12) builds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from kata_protocols.aio.address import UnixAddress
+from kata_protocols.aio.client import Client, ConnectionLostError
+from kata_protocols.aio.dial import dial
+from kata_protocols.aio.listen import open_listener
+from kata_protocols.aio.server import serve
+from kata_protocols.gen import health_pb2
+from kata_protocols.status import Code, StatusError
+from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async
+
+pytestmark = pytest.mark.requires("go")
+
+SOURCE = Path(__file__).parent / "peers" / "go"
+BUILD_TIMEOUT_S = 300
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The built program; Go's own cache makes the second build quick."""
+    program = tmp_path_factory.mktemp("go") / "peer"
+    done = subprocess.run(
+        ["go", "build", "-buildvcs=false", "-o", str(program), "."],
+        cwd=SOURCE,
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return str(program)
+
+
+def test_the_go_client_is_served(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        health = Health()
+        path = str(tmp_path / "s")
+        with open_listener(UnixAddress(path)) as listener:
+            async with serve(health.router(cancel_on_disconnect=True), [listener]):
+                process = await asyncio.create_subprocess_exec(
+                    peer, "client", path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                )
+                output, problems = await process.communicate()
+        assert process.returncode == 0, problems.decode()
+        assert [line.removeprefix("ok ") for line in output.decode().splitlines()] == [
+            "check",
+            "unknown service",
+            "unknown method",
+            "not supported",
+            "deadline",
+            "metadata",
+            "concurrent",
+            "large",
+        ]
+
+    run_async(scenario())
+
+
+@asynccontextmanager
+async def go_server(peer: str, path: str) -> AsyncIterator[Client]:
+    process = await asyncio.create_subprocess_exec(
+        peer, "server", path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with Client(await dial(UnixAddress(path), timeout_s=10)) as client:
+            yield client
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+    assert process.returncode == 0
+
+
+def ask(word: str) -> health_pb2.CheckRequest:
+    return health_pb2.CheckRequest(service=word)
+
+
+def test_our_client_is_served_by_go(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with go_server(peer, str(tmp_path / "s")) as client:
+            assert (await client.call(CHECK, ask(""), timeout_s=10)).status == 1
+            answer = await client.call(VERSION, ask("metadata"), metadata=(("traceparent", "00-7"),))
+            assert answer.grpc_version == "00-7"
+            assert (await client.call(VERSION, ask("deadline"), timeout_s=4)).grpc_version == "true true"
+            with pytest.raises(StatusError) as caught:
+                await client.call(VERSION, ask("fail"))
+            assert (caught.value.code, caught.value.message) == (Code.FAILED_PRECONDITION, "not now")
+
+    run_async(scenario())
+
+
+def test_our_deadline_and_many_calls_on_gos_server(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with go_server(peer, str(tmp_path / "s")) as client:
+            with pytest.raises(StatusError) as caught:
+                await client.call(VERSION, ask("wait"), timeout_s=0.05)
+            assert caught.value.code is Code.DEADLINE_EXCEEDED
+            words = [f"echo {number}" for number in range(200)]
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(client.call(VERSION, ask(word))) for word in words]
+            assert [call.result().grpc_version for call in calls] == words
+            large = "x" * (4 * 1024 * 1024 - 100)
+            assert (await client.call(VERSION, ask(large))).grpc_version == large
+
+    run_async(scenario())
+
+
+def test_gos_end_fails_our_waiting_calls(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            async with go_server(peer, str(tmp_path / "s")) as client:
+                call = group.create_task(outcome(client.call(VERSION, ask("wait"))))
+                await client.call(CHECK, ask(""))
+                await client.aclose()
+            assert isinstance(await call, ConnectionLostError)
+
+    run_async(scenario())

@@ -1,0 +1,232 @@
+"""PipeReply: every byte once, in the reply's place in the queue; told its end exactly once, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from typing import Any
+
+import pytest
+
+from kata_protocols import services
+from kata_protocols.aio.server import Call, PipeReply, Router
+from kata_protocols.gen import agent_pb2
+from kata_protocols.status import Code, StatusError
+from kata_protocols.ttrpc.envelope import encode_varint
+from kata_protocols.ttrpc.events import ResponseReceived
+from kata_testing.wire import RawClient, check_frame, run_async, served
+
+AGENT = services.AGENT_SERVICE
+READ = AGENT.methods["ReadStdout"]
+F_SETPIPE_SZ = 1031
+
+
+class Reply(PipeReply):
+    """Answers with `data` through a pipe of its own."""
+
+    def __init__(self, data: bytes, fill_error: Exception | None = None) -> None:
+        self.payload_head = b"\x0a" + encode_varint(len(data))
+        self.length = len(data)
+        self.wire_fd, self.write_fd = os.pipe()
+        fcntl.fcntl(self.write_fd, F_SETPIPE_SZ, max(4096, len(data) + 4096))
+        self.data = data
+        self.fill_error = fill_error
+        self.ends: list[bool] = []
+        self.ended = asyncio.Event()
+
+    def fill(self, head: bytes) -> None:
+        if self.fill_error is not None:
+            raise self.fill_error
+        assert os.write(self.write_fd, head + self.data) == len(head) + self.length
+
+    def take(self) -> bytes:
+        return self.data
+
+    def finished(self, delivered: bool) -> None:
+        self.ends.append(delivered)
+        self.ended.set()
+
+    def left_in_pipe(self) -> int:
+        os.set_blocking(self.wire_fd, False)
+        try:
+            return len(os.read(self.wire_fd, 1 << 22))
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        os.close(self.wire_fd)
+        os.close(self.write_fd)
+
+
+class Reader:
+    """ReadStdout answers with the next prepared reply, at once or after a step of the loop."""
+
+    def __init__(self, *replies: Reply, later: bool = False) -> None:
+        self.replies = list(replies)
+        self.prepared = list(replies)
+        self.later = later
+        self.release = asyncio.Event()
+        self.release.set()
+
+    def router(self) -> Router:
+        router = Router()
+        router.add(AGENT, "ReadStdout", self.read, cancel_on_disconnect=True)
+        router.add(services.HEALTH_SERVICE, "Check", self.check)
+        return router
+
+    def check(self, request: object, call: Call) -> Any:
+        return services.HEALTH_SERVICE.methods["Check"].response_type()
+
+    def read(self, request: agent_pb2.ReadStreamRequest, call: Call) -> Any:
+        return self.wait() if self.later else self.replies.pop(0)
+
+    async def wait(self) -> Reply:
+        await self.release.wait()
+        return self.replies.pop(0)
+
+    def close(self) -> None:
+        for reply in self.prepared:
+            reply.close()
+
+
+def read_frame(raw: RawClient, timeout_nano: int = 0) -> bytes:
+    return raw.codec.send_request(AGENT.name, "ReadStdout", b"", timeout_nano=timeout_nano)[1]
+
+
+async def read_answer(raw: RawClient) -> bytes:
+    event = await raw.event()
+    assert isinstance(event, ResponseReceived)
+    assert event.code == 0, event
+    data: bytes = agent_pb2.ReadStreamResponse.FromString(event.payload).data
+    return data
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("size", [1, 127, 128, 32768, 900_000])
+def test_every_byte_arrives_once(size: int, later: bool) -> None:
+    async def scenario() -> None:
+        data = os.urandom(size)
+        reader = Reader(Reply(data), Reply(b"next"), later=later)
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw) + read_frame(raw))
+                assert sorted([await read_answer(raw), await read_answer(raw)], key=len) == sorted(
+                    [data, b"next"], key=len
+                )
+        assert [reply.ends for reply in reader.prepared] == [[True], [True]]
+        assert [reply.left_in_pipe() for reply in reader.prepared] == [0, 0]
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_replies_behind_a_pipe_wait_for_it_and_a_slow_reader_gets_all() -> None:
+    async def scenario() -> None:
+        data = os.urandom(900_000)
+        reader = Reader(*[Reply(data) for _ in range(8)])
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(b"".join(read_frame(raw) + check_frame(raw.codec) for _ in range(8)))
+                await asyncio.sleep(0)
+                assert any(reply.ends == [] for reply in reader.prepared)
+                answers = [await raw.event() for _ in range(16)]
+                assert (
+                    len({answer.stream_id for answer in answers if isinstance(answer, ResponseReceived)})
+                    == 16
+                )
+                payloads = [a.payload for a in answers if isinstance(a, ResponseReceived) and a.payload]
+                assert all(payload.endswith(data) for payload in payloads)
+                assert len(payloads) == 8
+        assert all(reply.ends == [True] for reply in reader.prepared)
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_a_connection_lost_midway_says_not_delivered() -> None:
+    async def scenario() -> None:
+        reader = Reader(*[Reply(os.urandom(900_000)) for _ in range(3)])
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw) * 3)
+                assert await raw.read_exactly(1000)
+            for reply in reader.prepared:
+                await reply.ended.wait()
+        assert reader.prepared[-1].ends == [False]
+        assert all(len(reply.ends) == 1 for reply in reader.prepared)
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_a_client_gone_before_the_reply_says_not_delivered() -> None:
+    async def scenario() -> None:
+        reader = Reader(Reply(b"unread"), later=True)
+        router = reader.router()
+        router.add(AGENT, "ReadStdout", reader.read, cancel_on_disconnect=False)
+        reader.release.clear()
+        async with served(router) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw))
+                await raw.send(check_frame(raw.codec))
+                await raw.event()
+            with here.raw() as other:
+                await other.send(check_frame(other.codec))
+                await other.event()
+            reader.release.set()
+            await reader.prepared[0].ended.wait()
+        assert reader.prepared[0].ends == [False]
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_a_reply_after_the_deadline_says_not_delivered() -> None:
+    async def scenario() -> None:
+        reader = Reader(Reply(b"late"), later=True)
+        reader.release.clear()
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw, timeout_nano=10**7))
+                assert await raw.event() == ResponseReceived(1, Code.DEADLINE_EXCEEDED, "timeout", (), b"")
+                reader.release.set()
+                await reader.prepared[0].ended.wait()
+        assert reader.prepared[0].ends == [False]
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_a_pipe_that_cannot_be_filled_is_a_status() -> None:
+    async def scenario() -> None:
+        reader = Reader(Reply(b"x", StatusError(Code.INTERNAL, "eof")), Reply(b"y", ValueError("bad")))
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw) + read_frame(raw) + check_frame(raw.codec))
+                assert await raw.event() == ResponseReceived(1, Code.INTERNAL, "eof", (), b"")
+                assert await raw.event() == ResponseReceived(3, Code.UNKNOWN, "ValueError: bad", (), b"")
+                assert await raw.event() == ResponseReceived(5, 0, "", (), b"")
+            assert [str(error) for _, error in here.errors] == ["bad"]
+        assert [reply.ends for reply in reader.prepared] == [[False], [False]]
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_a_reply_beyond_the_limit_is_a_status() -> None:
+    async def scenario() -> None:
+        reply = Reply(b"x")
+        reply.length = 5 * 1024 * 1024
+        reader = Reader(reply)
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(read_frame(raw))
+                event = await raw.event()
+                assert isinstance(event, ResponseReceived)
+                assert event.code == Code.INVALID_ARGUMENT
+                assert event.message.endswith("exceed maximum message size of 4194304")
+        assert reply.ends == [False]
+        reader.close()
+
+    run_async(scenario())
