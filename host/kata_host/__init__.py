@@ -1,1 +1,1 @@
-
+"""The host side: client library, virtual machines, and the tool `kata-agent-ctl`."""

@@ -1,13 +1,15 @@
-"""The agent's 43 calls as typed methods: `await client.create_container(CreateContainerRequest(...), timeout_s=60)`.
+"""The agent's 43 calls as typed methods: `await client.create_container(CreateContainerRequest(...),
+timeout_s=60)`.
 
-One row for each RPC of `grpc.AgentService` and `grpc.Health`; a test holds the rows against the generated descriptors.
-Knows no machine and no socket: it sends through anything that has `call` (see `Caller`). Follows the host side's spec, 3.2 and 3.15.
+One row for each RPC of `grpc.AgentService` and `grpc.Health`; a test holds the rows against the generated
+descriptors. Knows no machine and no socket: it sends through anything that has `call` (see `Caller`). Follows the
+host side's spec, 3.2 and 3.15.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -106,7 +108,7 @@ class AgentClient:
         """End the connection; calls that wait fail with ConnectionLostError."""
         await self.caller.aclose()
 
-    async def __aenter__(self) -> AgentClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

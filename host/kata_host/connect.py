@@ -1,7 +1,8 @@
 """From an address to an `AgentClient`, and a variant that survives the agent's death.
 
-A connection is one socket for both services, as Kata's runtime has it. `ReconnectingCaller` is for calls that may be asked
-again (waits, reads, checks): PID 1 starts a dead agent again, and the listening socket never goes away. Follows 3.1 and 2.7.
+A connection is one socket for both services, as Kata's runtime has it. `ReconnectingCaller` is for calls that may
+be asked again (waits, reads, checks): PID 1 starts a dead agent again, and the listening socket never goes away.
+Follows 3.1 and 2.7.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DIAL_TIMEOUT_S = 30.0
 # Asking these again changes nothing in the guest. A read that was answered but not received is the exception: its bytes are
 # gone with the connection, unless the agent died unsent, which is what it keeps them in a pipe for.
 REPEATABLE = frozenset(
-    {"Check", "Version", "WaitProcess", "GetGuestDetails", "ReadStdout", "ReadStderr", "StatsContainer"}
+    {"Check", "Version", "GetGuestDetails", "StatsContainer", "WaitProcess", "ReadStdout", "ReadStderr"}
 )
 
 

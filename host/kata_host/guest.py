@@ -1,7 +1,7 @@
 """Finds what a build made: the guest's kernel and initrd, the vsock program, the default root file system.
 
-`KATA_GUEST_DIR` or --guest-dir names the folder of kernel and initrd; without them it is `build/guest` of the checkout that this package
-runs from, else of the current folder. The other things lie beside it.
+`KATA_GUEST_DIR` or --guest-dir names the folder of kernel and initrd; without them it is `build/guest` of the
+checkout that this package runs from, else of the current folder. The other things lie beside it.
 """
 
 from __future__ import annotations

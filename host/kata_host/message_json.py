@@ -1,7 +1,8 @@
 """JSON to protobuf messages and back, in the dialect of Kata's agent-ctl (spec of the host side, 1.5).
 
-Keys are the proto's field names; any subset may be given and unknown keys are ignored. OCI's own spelling (`args` for `Args`,
-`ociVersion` for `Version`) is understood too, so a bundle's config.json fills a `grpc.Spec`. Not protobuf's canonical JSON.
+Keys are the proto's field names; any subset may be given and unknown keys are ignored. OCI's own spelling (`args`
+for `Args`, `ociVersion` for `Version`) is understood too, so a bundle's config.json fills a `grpc.Spec`. Not
+protobuf's canonical JSON.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def fill_message(message: Message, value: object, path: str = "") -> None:
 
 
 def _find_field(message: Message, key: str) -> FieldDescriptor | None:
-    descriptor = message.DESCRIPTOR
-    exact = descriptor.fields_by_name.get(key)
+    descriptor: Any = message.DESCRIPTOR  # the stubs know two classes for each descriptor
+    exact: FieldDescriptor | None = descriptor.fields_by_name.get(key)
     if exact is not None:
         return exact
     wanted = key.lower()
     wanted = _ALIASES.get(wanted, wanted)
-    return next((field for field in descriptor.fields if field.name.lower() == wanted), None)
+    fields: list[FieldDescriptor] = list(descriptor.fields)
+    return next((field for field in fields if field.name.lower() == wanted), None)
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -1,7 +1,8 @@
 """Sandboxes and containers in the order in which Kata's runtime makes its calls (spec of the host side, 3.3).
 
-Check, CreateSandbox with the shared folder's storage, GetGuestDetails; for each container CreateContainer, StartContainer,
-its streams, WaitProcess, SIGKILL, RemoveContainer; DestroySandbox last. Knows the client, not how it is connected.
+Check, CreateSandbox with the shared folder's storage, GetGuestDetails; for each container CreateContainer,
+StartContainer, its streams, WaitProcess, SIGKILL, RemoveContainer; DestroySandbox last. Knows the client, not how
+it is connected.
 """
 
 from __future__ import annotations
@@ -100,10 +101,11 @@ class Sandbox:
         try:
             yield container
         finally:
-            await _end_container(container)
+            await end_container(container)
 
 
-async def _end_container(container: Container) -> None:
+async def end_container(container: Container) -> None:
+    """Kill and remove it, as Kata's runtime does at the end of each container."""
     try:
         await container.signal_all(SIGKILL)
     except StatusError:
@@ -139,7 +141,7 @@ async def open_sandbox(
 
 
 async def destroy_sandbox(client: AgentClient) -> None:
-    """End the sandbox; like Kata's runtime, which only logs what goes wrong here, because the machine is stopped next."""
+    """End the sandbox; what goes wrong is not the caller's matter, because the machine is stopped next."""
     try:
         await client.destroy_sandbox(timeout_s=DESTROY_TIMEOUT_S)
     except (StatusError, ConnectionLostError):

@@ -1,7 +1,8 @@
 """Plans the OCI specification of a container, JSON-shaped: pure, no wire and no machine.
 
-The template is what Kata's own tool ships (spec of the host side, 1.8): docker's default capabilities, a read-only root, namespaces
-of its own but for the network and cgroup ones, which Kata's runtime takes out because the virtual machine is the container's (3.6).
+The template is what Kata's own tool ships (spec of the host side, 1.8): docker's default capabilities, a
+read-only root, namespaces of its own but for the network and cgroup ones, which Kata's runtime takes out because
+the virtual machine is the container's (3.6).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _MOUNTS: tuple[tuple[str, str, str, str], ...] = (
     ("/proc", "proc", "proc", "nosuid,noexec,nodev"),
     ("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
     ("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-    ("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"),
+    ("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"),  # noqa: S108
     ("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
     ("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
-    ("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"),
+    ("/tmp", "tmpfs", "tmpfs", "nosuid,nodev,mode=1777"),  # noqa: S108
 )
 
 _MASKED = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")

@@ -1,7 +1,7 @@
 """A process's standard streams and its end, as iterators and writers over the agent's calls.
 
-Reads ask for 32 KiB at a time until the agent answers with an error, which is how output ends; writes go in pieces of at
-most 32 KiB. Follows 3.3, 3.4 and 3.15.
+Reads ask for 32 KiB at a time until the agent answers with an error, which is how output ends; writes go in
+pieces of at most 32 KiB. Follows 3.3, 3.4 and 3.15.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Signals while a command runs: forwarded to the container when there is one, else they end the command in good order.
+"""Signals while a command runs: forwarded to the container when there is one, else they end the command in good
+order.
 
-The first Ctrl-C goes to whoever asked for it (`forward_to`); a second one, and SIGTERM or SIGHUP at any time, cancel the command.
+The first Ctrl-C goes to whoever asked for it (`forward_to`); a second one, and SIGTERM or SIGHUP at any time,
+cancel the command.
 """
 
 from __future__ import annotations

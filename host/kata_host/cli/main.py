@@ -1,7 +1,7 @@
 """Entry point of `kata-agent-ctl`: the parser, the event loop, signals, and how errors are shown.
 
-Every verb is a coroutine that returns the exit status. A signal cancels it, so that its context managers take down what it
-started; the status is then 128 + the signal's number.
+Every verb is a coroutine that returns the exit status. A signal cancels it, so that its context managers take
+down what it started; the status is then 128 + the signal's number.
 """
 
 from __future__ import annotations

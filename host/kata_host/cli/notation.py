@@ -1,4 +1,6 @@
-"""The words of `connect`: commands, arguments, durations, signals. Parsing only (spec of the host side, 1.2, 1.4-1.6)."""
+"""The words of `connect`: commands, arguments, durations, signals. Parsing only (spec of the host side, 1.2,
+1.4-1.6).
+"""
 
 from __future__ import annotations
 

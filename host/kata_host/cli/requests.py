@@ -1,7 +1,8 @@
 """Fills each call's request from a command's arguments and from the values that `connect` makes up.
 
-JSON wins over options, options over what is remembered, and that over what is made up. What a call needs beyond that is a row
-in `_PREPARE`. Follows the spec of the host side, 1.5-1.8. Knows no connection: it hands out requests.
+JSON wins over options, options over what is remembered, and that over what is made up. What a call needs beyond
+that is a row in `_PREPARE`. Follows the spec of the host side, 1.5-1.8. Knows no connection: it hands out
+requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decides between KVM and emulation by trying: /dev/kvm exists on machines where no guest can run under it.
 
-The trial boots our own kernel without a root until it says so on the console. A machine's answer is kept until its next boot.
-Knows nothing of the machine that is started later.
+The trial boots our own kernel without a root until it says so on the console. A machine's answer is kept until
+its next boot. Knows nothing of the machine that is started later.
 """
 
 from __future__ import annotations
@@ -31,13 +31,10 @@ def plan_probe(program: str, kernel: Path, console: Path) -> list[str]:
 
 async def choose_accelerator(program: str, kernel: Path, cache_dir: Path) -> Accelerator:
     """KVM when a guest really starts under it, else emulation; with the reason."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        missing = (
-            "no /dev/kvm" if not os.path.exists("/dev/kvm") else "/dev/kvm may not be opened by this user"
-        )
+    if (missing := _find_obstacle()) is not None:
         return Accelerator("tcg", missing)
     cache = cache_dir / "accelerator.json"
-    key = f"{_read_boot_id()} {program} {kernel} {kernel.stat().st_mtime_ns}"
+    key = _make_key(program, kernel)
     if (known := _read_cache(cache, key)) is not None:
         return known
     answer = await _try_kvm(program, kernel, cache_dir)
@@ -47,8 +44,16 @@ async def choose_accelerator(program: str, kernel: Path, cache_dir: Path) -> Acc
     return answer
 
 
-def _read_boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _find_obstacle() -> str | None:
+    if not os.path.exists("/dev/kvm"):
+        return "no /dev/kvm"
+    return None if os.access("/dev/kvm", os.R_OK | os.W_OK) else "/dev/kvm may not be opened by this user"
+
+
+def _make_key(program: str, kernel: Path) -> str:
+    """What an answer holds for: this boot of the machine, this program, this kernel."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {program} {kernel} {kernel.stat().st_mtime_ns}"
 
 
 def _read_cache(cache: Path, key: str) -> Accelerator | None:

@@ -16,7 +16,8 @@ _TAIL_LINES = 400
 
 _PANIC = "Kernel panic - not syncing"
 _TROUBLE = re.compile(
-    r"Kernel panic|\bBUG: |\bOops: |WARNING: CPU: \d|general protection fault|Call Trace:|rcu: INFO: .*stall|Out of memory:"
+    r"Kernel panic|\bBUG: |\bOops: |WARNING: CPU: \d|general protection fault|Call Trace:"
+    r"|rcu: INFO: .*stall|Out of memory:"
 )
 # Firmware clears the screen before the kernel speaks.
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1bc")

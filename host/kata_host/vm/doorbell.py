@@ -1,7 +1,8 @@
 """Hears the guest: one line for each thing that happened in it, over vsock to a port of the host.
 
-PID 1 rings when it is up and whenever the agent has become ready, so nobody has to ask. The port is named to it on the kernel
-command line (`kata.doorbell=PORT`). What is rung comes from the guest, so its length and its time are bounded.
+PID 1 rings when it is up and whenever the agent has become ready, so nobody has to ask. The port is named to it
+on the kernel command line (`kata.doorbell=PORT`). What is rung comes from the guest, so its length and its time
+are bounded.
 """
 
 from __future__ import annotations

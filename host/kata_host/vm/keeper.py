@@ -1,7 +1,9 @@
-"""Keeps one machine for `kata-agent-ctl vm start`, detached from the terminal: the machine's owner from boot to end.
+"""Keeps one machine for `kata-agent-ctl vm start`, detached from the terminal: the machine's owner from boot to
+end.
 
-Started as `python -m kata_host.vm.keeper` in a session of its own, reads the configuration as JSON from standard input, reports one
-JSON line on standard output when the agent is ready or the boot has failed, then waits for SIGTERM or the machine's end.
+Started as `python -m kata_host.vm.keeper` in a session of its own, reads the configuration as JSON from standard
+input, reports one JSON line on standard output when the agent is ready or the boot has failed, then waits for
+SIGTERM or the machine's end.
 """
 
 from __future__ import annotations

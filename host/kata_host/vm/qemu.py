@@ -1,7 +1,8 @@
 """The QEMU machine: its command line, its launch until the agent is ready, its end.
 
-`plan_command` is the whole machine as data; `launch` brings up what it needs (folder, vsock, share, doorbell), starts it,
-and takes everything down again however it ends. Follows docs of QEMU 7.2 (q35, vhost-user) and its QMP reference.
+`plan_command` is the whole machine as data; `launch` brings up what it needs (folder, vsock, share, doorbell),
+starts it, and takes everything down again however it ends. Follows docs of QEMU 7.2 (q35, vhost-user) and its QMP
+reference.
 """
 
 from __future__ import annotations

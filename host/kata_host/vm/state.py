@@ -1,7 +1,8 @@
 """Owns the folders in which running virtual machines keep sockets, logs and their description.
 
-One folder per machine under a per-user runtime directory. Its owner holds a lock on `lock` for as long as the machine
-lives, so a folder whose lock is free is stale, however its owner ended; the next start or list removes it.
+One folder per machine under a per-user runtime directory. Its owner holds a lock on `lock` for as long as the
+machine lives, so a folder whose lock is free is stale, however its owner ended; the next start or list removes
+it.
 """
 
 from __future__ import annotations

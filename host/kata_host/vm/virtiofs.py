@@ -1,7 +1,7 @@
 """Starts virtiofsd, in either of its two forms: QEMU's own in C (Debian 12) or the Rust one (Debian 13).
 
-Which form a program is, its help text says. The listening socket is made here and handed over, so that nobody has to
-wait until it appears. Follows each program's --help.
+Which form a program is, its help text says. The listening socket is made here and handed over, so that nobody has
+to wait until it appears. Follows each program's --help.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gives a machine its vsock: the kernel's vhost-vsock where it works, else the program vhost-device-vsock.
 
-Both come out as one `Vsock`: QEMU's arguments, the agent's address, and where the host listens for the guest's calls.
-Follows vsock(7), linux/vhost.h (VHOST_VSOCK_SET_GUEST_CID) and vhost-device-vsock's README.
+Both come out as one `Vsock`: QEMU's arguments, the agent's address, and where the host listens for the guest's
+calls. Follows vsock(7), linux/vhost.h (VHOST_VSOCK_SET_GUEST_CID) and vhost-device-vsock's README.
 """
 
 from __future__ import annotations

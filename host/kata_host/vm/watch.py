@@ -33,6 +33,10 @@ def _open_watch(folder: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def _exists(path: Path) -> bool:
+    return path.exists()
+
+
 async def wait_exists(path: Path) -> None:
     """Return as soon as `path` exists; its folder must exist. Wrap it in `asyncio.timeout`."""
     loop = asyncio.get_running_loop()
@@ -45,7 +49,7 @@ async def wait_exists(path: Path) -> None:
 
         loop.add_reader(fd, note_change)
         try:
-            while not os.path.exists(path):
+            while not _exists(path):
                 await changed.wait()
                 changed.clear()
         finally:

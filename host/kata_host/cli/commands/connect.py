@@ -1,4 +1,5 @@
-"""`kata-agent-ctl connect`: send commands to a running agent, in the notation of Kata's own tool (spec of the host side, 1).
+"""`kata-agent-ctl connect`: send commands to a running agent, in the notation of Kata's own tool (spec of the host
+side, 1).
 
 Commands run one after another on one connection; the first failure ends the run unless --ignore-errors.
 """

@@ -6,8 +6,11 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import forward_to
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
@@ -16,13 +19,15 @@ from kata_host.cli.terminal import on_resize, raw_mode, read_size
 from kata_host.cli.timeline import format_table, plan_rows
 from kata_host.connect import connect
 from kata_host.guest import find_default_rootfs
-from kata_host.sandbox import Container, open_sandbox
+from kata_host.sandbox import Container, Sandbox, end_container, open_sandbox
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE, Timeline
 from kata_host.vm.qemu import QemuVm, launch
 from kata_protocols.status import StatusError
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+_CANNOT_RUN = (("ENOENT", 127), ("EACCES", 126))
 
 # Without a COMMAND: what a newcomer wants to see. The guest's own /proc is shown under /mnt for it, read-only.
 _GUEST_PROC = BindMount("/proc", "/mnt", ("rbind", "ro"))
@@ -108,7 +113,7 @@ async def _run_in(
 ) -> int:
     mark = vm.timeline.mark
     async with await connect(vm.address) as client, open_sandbox(client, note=mark) as sandbox:
-        async with sandbox.container(spec) as container:
+        async with _created(sandbox, spec) as container:
             mark("container created")
             await container.start()
             vm.timeline.listener = None
@@ -117,6 +122,20 @@ async def _run_in(
             status = await (_drive_tty(container) if options.tty else _drive(container))
             mark("container ended")
         return status
+
+
+@asynccontextmanager
+async def _created(sandbox: Sandbox, spec: dict[str, object]) -> AsyncIterator[Container]:
+    """The container; a command that cannot be run ends with the shell's own status for it."""
+    try:
+        container = await sandbox.create(spec)
+    except StatusError as exc:
+        status = next((status for errno, status in _CANNOT_RUN if errno in exc.message), EXIT_FAILURE)
+        raise CliError(exc.message, status) from exc
+    try:
+        yield container
+    finally:
+        await end_container(container)
 
 
 async def _drive(container: Container) -> int:

@@ -26,7 +26,7 @@ _SHOWN = ("name", "address", "console", "qmp")
 
 _EPILOG = """examples:
   kata-agent-ctl vm start --name test --share /srv/rootfs
-  address=$(kata-agent-ctl vm start --name test --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["address"])')
+  address=$(kata-agent-ctl vm start --name test --json | jq -r .address)
   kata-agent-ctl connect --server-address "$address" -c Check
   kata-agent-ctl vm list
   kata-agent-ctl vm stop test
@@ -62,7 +62,7 @@ async def run_start(options: argparse.Namespace) -> int:
     config = read_config(options, share=None)
     share = (options.share or find_default_rootfs(config.guest)).resolve()
     config = read_config(options, share=share, name=options.name)
-    keeper = subprocess.Popen(
+    keeper = subprocess.Popen(  # noqa: ASYNC220 - milliseconds, and no thread may be its parent
         [sys.executable, "-m", "kata_host.vm.keeper"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
