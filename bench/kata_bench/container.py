@@ -58,9 +58,16 @@ def make_request(
         mounts.append(
             oci_pb2.Mount(destination="/guest-proc", type="bind", source="/proc", options=["rbind", "ro"])
         )
+    process = make_process(args)
+    if guest_proc:
+        # Reading another process's smaps_rollup takes what ptrace takes.
+        kept = ["CAP_SYS_PTRACE"]
+        process.Capabilities.CopyFrom(
+            oci_pb2.LinuxCapabilities(Bounding=kept, Effective=kept, Permitted=kept)
+        )
     spec = oci_pb2.Spec(
         Version="1.1.0",
-        Process=make_process(args),
+        Process=process,
         Root=oci_pb2.Root(Path=root),
         Mounts=mounts,
         Linux=oci_pb2.Linux(

@@ -38,6 +38,7 @@ class Measurement(NamedTuple):
 
 MEASUREMENTS = {
     "start": Measurement("native", "start", "measure_start"),
+    "doorbell": Measurement("native", "doorbell", "measure_doorbell"),
     "check": Measurement("native", "check", "measure_check"),
     "pipelined": Measurement("native", "pipelined", "measure_pipelined"),
     "cycle": Measurement("native", "cycle", "measure_cycle"),
