@@ -29,7 +29,7 @@ def check_root(path: str) -> None:
 def make(bundle: str, root: str, undo: Undo) -> None:
     """Make the folder and bind `root` at its `rootfs`, unless a storage is mounted there already."""
     if not os.path.isdir(bundle):
-        os.mkdir(bundle, 0o711)
+        os.makedirs(bundle, 0o711)
         undo.push(f"remove {bundle}", lambda: remove(bundle, mounted=False))
     rootfs = f"{bundle}/rootfs"
     if os.path.isdir(rootfs):

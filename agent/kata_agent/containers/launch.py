@@ -91,9 +91,10 @@ class Launcher:
         try:
             self._streams.attach_pipes(process, container.id, pipes.take_ours())
             stdin, stdout, stderr = pipes.theirs
-            self._follow(process, await launch((stdin, stdout, stderr), ""))
+            started = await launch((stdin, stdout, stderr), "")
         finally:
             pipes.close()
+        self._follow(process, started)
 
     async def _start_on_terminal(self, container: Container, process: Process, launch: Launch) -> None:
         self._consoles += 1

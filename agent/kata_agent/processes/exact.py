@@ -16,11 +16,10 @@ Must not know: containers. See docs/architecture.md, seam 1, and decision 0006.
 from __future__ import annotations
 
 import os
-import select
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import AgentError, EndOfOutput
-from kata_agent.processes.stdio import CLOSED_TEXT, Output
+from kata_agent.processes.stdio import CLOSED_TEXT, Output, is_at_end
 from kata_linux import pipes
 from kata_protocols.aio.reply import PipeReply
 
@@ -144,14 +143,11 @@ class ExactOutput(Output[PipeReply | bytes]):
 
     def _check_open(self) -> None:
         """Raise when the empty pipe is at its end: nobody has its other end, or the process has ended."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        events = poll.poll(0)
-        if not events:
-            self._nothing_waits()
-        elif not events[0][1] & select.POLLIN:
+        if is_at_end(self.fd):
             self.close()
             raise EndOfOutput
+        if not pipes.read_waiting(self.fd):
+            self._nothing_waits()
 
     def _close_relay(self) -> None:
         if self._relay is not None:

@@ -104,5 +104,7 @@ class Process:
         self.exit = entry
         self.start_time = entry.start_time or self.start_time
         self._ended.set()
+        if self.stdin is not None:
+            self.stdin.close()
         for output in self.outputs.values():
             output.process_ended()

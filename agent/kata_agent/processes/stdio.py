@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kata_agent.errors import EndOfOutput, InvalidRequest, WrongState
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     OnClose = Callable[[], None] | None
 
 READ_LIMIT_BYTES = 1 << 20
-CLOSED_TEXT = "cannot get stream reader: the stream has ended before (eof)"
+CLOSED_TEXT = "read meet eof: the stream is closed"
 
 Answer = TypeVar("Answer")
 
@@ -89,9 +90,16 @@ class Output(Stream, Generic[Answer]):
         return self._read_later(limit)
 
     def process_ended(self) -> None:
-        """The process is gone: what waits in the pipe can be read, then the stream ends."""
+        """The process is gone: what waits in the pipe can be read, then the stream ends.
+
+        One that nobody has open any more and that holds nothing is closed: hosts may never read it.
+        """
         self._process_ended = True
-        self._awaken()
+        if self._wake is not None:
+            self._awaken()
+        elif self.fd >= 0 and is_at_end(self.fd) and self._turn.try_take():
+            self.close()
+            self._turn.release()
 
     async def _read_later(self, limit: int) -> Answer:
         await self._turn.take()
@@ -119,6 +127,13 @@ class Output(Stream, Generic[Answer]):
         """The stream is open and empty: that is its end when the process is gone."""
         if self._process_ended:
             raise EndOfOutput("eof: the process has ended and left no more output")
+
+
+def is_at_end(fd: int) -> bool:
+    """Whether nobody has the other end open and nothing waits."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
 
 
 class PlainOutput(Output[bytes]):

@@ -1,0 +1,137 @@
+"""kill -9 of the agent while containers run: the next agent goes on, no byte and no exit status is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from kata_protocols.aio.client import ConnectionLostError
+from kata_protocols.status import StatusError
+from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent
+from kata_testing.wire import run_async
+
+pytestmark = pytest.mark.requires(*NEEDS)
+
+LINES = 20000
+COUNT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done; exit 9"
+
+
+async def kill_agent(agent: NativeAgent) -> None:
+    """SIGKILL, and wait until the connection is gone and a new agent answers."""
+    client = await agent.client()
+    os.kill(agent.agent_pid(), signal.SIGKILL)
+    await client.wait_closed()
+    await agent.check()
+
+
+async def read_to_end(agent: NativeAgent, container: str, exec_id: str = "") -> bytes:
+    """All output, asking again when the agent dies under a read."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(await agent.read(container, exec_id))
+        except ConnectionLostError:
+            continue
+        except StatusError as error:
+            assert "eof" in error.message, error
+            return b"".join(pieces)
+
+
+def test_output_and_status_survive_deaths_in_the_middle_of_reads(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sh", "-c", COUNT)
+            await agent.exec(container, "e", "sh", "-c", COUNT.replace("line", "exec"))
+            async with asyncio.TaskGroup() as group:
+                init = group.create_task(read_to_end(agent, container))
+                side = group.create_task(read_to_end(agent, container, "e"))
+                for _ in range(3):
+                    await kill_agent(agent)
+            assert init.result() == b"".join(b"line %d\n" % n for n in range(LINES))
+            assert side.result() == b"".join(b"exec %d\n" % n for n in range(LINES))
+            assert await agent.wait(container, "e") == 9
+            assert await agent.wait(container) == 9
+            await agent.remove(container)
+
+    run_async(body())
+
+
+def test_an_exit_while_no_agent_is_there_arrives(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sh", "-c", "read x; echo $x; exit 6")
+            os.kill(agent.agent_pid(), signal.SIGSTOP)
+            init = agent.agent_pid()
+            client = await agent.client()
+            os.kill(init, signal.SIGKILL)
+            await client.wait_closed()
+            await agent.call("WriteStdin", container_id=container, data=b"word\n")
+            assert await agent.wait(container) == 6
+            await kill_agent(agent)
+            assert await agent.wait(container) == 6
+            assert await agent.read(container) == b"word\n"
+
+    run_async(body())
+
+
+def test_everything_works_on_an_adopted_container(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("cat")
+            created = fresh_id()
+            await agent.create(created, "sh", "-c", "exit 8")
+            await agent.exec(container, "tty", "sh", "-c", "read a; stty size; exit 2", Terminal=True)
+            await kill_agent(agent)
+            await agent.call("WriteStdin", container_id=container, data=b"still here")
+            assert await agent.read(container) == b"still here"
+            await agent.call("TtyWinResize", container_id=container, exec_id="tty", row=5, column=6)
+            await agent.call("WriteStdin", container_id=container, exec_id="tty", data=b"\n")
+            assert b"5 6" in (await agent.read_all(container, "tty"))[0]
+            assert await agent.wait(container, "tty") == 2
+            await agent.exec(container, "new", "true")
+            assert await agent.wait(container, "new") == 0
+            await agent.call("StartContainer", container_id=created)
+            assert await agent.wait(created) == 8
+            with pytest.raises(StatusError, match="already exists"):
+                await agent.create(container, "true")
+            await agent.call("CloseStdin", container_id=container)
+            assert await agent.wait(container) == 0
+            before_removal = agent.open_fds()
+            await agent.remove(container)
+            await agent.remove(created)
+            assert len(agent.open_fds()) < len(before_removal)
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("round_", range(8))
+def test_a_container_under_way_when_the_agent_dies_is_whole_or_not_there(tmp_path, round_):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = fresh_id()
+            async with asyncio.TaskGroup() as group:
+                create = group.create_task(attempt(agent, container))
+                for _ in range(round_):
+                    await agent.check()  # each round trip lets the create come a little further
+                await kill_agent(agent)
+                await create
+            try:
+                await agent.call("StartContainer", container_id=container)
+            except StatusError as error:
+                assert "Invalid container id" in error.message
+                await agent.create(container, "true")
+                await agent.call("StartContainer", container_id=container)
+            assert await agent.wait(container) == 0
+            await agent.remove(container)
+
+    run_async(body())
+
+
+async def attempt(agent: NativeAgent, container: str) -> None:
+    try:
+        await agent.create(container, "true")
+    except ConnectionLostError:
+        pass
