@@ -24,6 +24,7 @@ from kata_protocols.status import StatusError
 if TYPE_CHECKING:
     from kata_agent.agent import Agent
     from kata_protocols.aio.router import Call
+    from kata_protocols.services import Service
 
 # A handler as `services/` writes it, and as the server calls it.
 Handler = Callable[["Agent", Any], Any]
@@ -86,12 +87,33 @@ _SOURCES = {HEALTH: "HEALTH_SERVICE", AGENT: "AGENT_SERVICE"}
 CANCEL_ON_DISCONNECT = frozenset({"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent"})
 
 
+# What changes a life cycle is logged when it is done, by ids alone.
+CHANGES = {
+    "CreateContainer": "container created",
+    "StartContainer": "container started",
+    "RemoveContainer": "container removed",
+    "ExecProcess": "process started",
+}
+
+
 class Dispatcher(Router):
     """The router that the wire server asks; one for all connections."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
         self._agent = agent
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """Both services, read by reflection and by the answers for unknown names; loaded with the first look."""
+        if not self._services:
+            loaded = (getattr(services, source) for source in _SOURCES.values())
+            self._services = {service.name: service for service in loaded}
+        return self._services
+
+    @services.setter
+    def services(self, value: dict[str, Service]) -> None:
+        self._services = value
 
     def find(self, service: str, method: str) -> Endpoint:
         """The endpoint of a method. Raises `StatusError` with the text that hosts know."""
@@ -104,7 +126,6 @@ class Dispatcher(Router):
     def _make(self, service: str, method: str) -> Endpoint:
         module = METHODS.get(service, {}).get(method)
         if module is None:
-            self.load_services()
             raise self._missing(service, method)
         handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
         return Endpoint(
@@ -112,11 +133,6 @@ class Dispatcher(Router):
             self._wrap(method, handler),
             cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
         )
-
-    def load_services(self) -> None:
-        """Fill `services`, which reflection and the answers for unknown names read."""
-        for source in _SOURCES.values():
-            self.add_service(getattr(services, source))
 
     def _wrap(self, method: str, handler: Handler) -> Wrapped:
         agent = self._agent
@@ -128,16 +144,22 @@ class Dispatcher(Router):
             except Exception as error:  # the one place that maps every error
                 raise self._answer(method, error, started) from error
             if isinstance(result, CoroutineType):
-                return self._finish(method, result, started)
+                return self._finish(method, request, result, started)
             return result
 
         return wrapped
 
-    async def _finish(self, method: str, work: Awaitable[Any], started: int) -> Any:
+    async def _finish(self, method: str, request: Any, work: Awaitable[Any], started: int) -> Any:
         try:
-            return await work
+            answer = await work
         except Exception as error:  # the one place that maps every error
             raise self._answer(method, error, started) from error
+        if method in CHANGES:
+            fields = {"container-id": request.container_id, "duration-us": elapsed_us(started)}
+            if method == "ExecProcess":
+                fields["exec-id"] = request.exec_id
+            self._agent.log.info("container", CHANGES[method], **fields)
+        return answer
 
     def _answer(self, method: str, error: Exception, started: int) -> StatusError:
         """The status of a failed call, after its line in the log."""
@@ -146,7 +168,7 @@ class Dispatcher(Router):
         fields: dict[str, object] = {
             "method": method,
             "status": code.name,
-            "duration-us": (time.monotonic_ns() - started) // 1000,
+            "duration-us": elapsed_us(started),
             "error": text,
         }
         if errors.is_defect(cause):
@@ -154,6 +176,11 @@ class Dispatcher(Router):
         else:
             self._agent.log.warning("rpc", "call failed", **fields)
         return StatusError(code, text)
+
+
+def elapsed_us(started: int) -> int:
+    """Microseconds since `started`, a reading of the monotonic clock in nanoseconds."""
+    return (time.monotonic_ns() - started) // 1000
 
 
 def format_trace(error: BaseException) -> str:

@@ -24,7 +24,7 @@ _NAMES = {
     "critical": "CRIT",
 }
 
-# A write of at most PIPE_BUF is whole or not at all, and does not block once the pipe polls writable.
+# A write of at most PIPE_BUF to a pipe is whole, and does not block once the pipe polls writable.
 LINE_LIMIT_BYTES = select.PIPE_BUF
 _VALUE_LIMIT = 1500
 
@@ -33,9 +33,11 @@ class Log:
     """Writes records to a descriptor. A reader that does not keep up loses lines and is told how many."""
 
     def __init__(self, fd: int = 1, level: str = "info") -> None:
+        fd = _reopen_terminal(fd)
         self._fd = fd
         self._threshold = LEVELS.index(level)
         self._dropped = 0
+        self._is_cut = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -73,7 +75,9 @@ class Log:
             ready = self._poll.poll(0)
             if not ready or not ready[0][1] & select.POLLOUT:
                 return False
-            os.write(self._fd, line)
+            if self._is_cut:
+                line = b"\n" + line
+            self._is_cut = os.write(self._fd, line) < len(line)
         except OSError:
             return False  # no console, or its reader has gone: there is nowhere to say it
         return True
@@ -101,6 +105,17 @@ def render(
         if len(line) <= LINE_LIMIT_BYTES or limit < len("ts"):
             return line[:LINE_LIMIT_BYTES]
         limit //= 2
+
+
+def _reopen_terminal(fd: int) -> int:
+    """A terminal as a file of our own that does not block: a serial line can be slower than what is told.
+
+    The flag belongs to the open file, which others have too; hence a new one. Pipes are polled instead, as a write
+    of at most PIPE_BUF is whole then, and other files do not block.
+    """
+    if not os.isatty(fd):
+        return fd
+    return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def timestamp(time_ns: int) -> str:

@@ -114,6 +114,10 @@ def test_names_that_lead_nowhere_have_kata_s_answers(make: Any) -> None:
     assert service.value.message == "grpc.Nothing service does not exist"
 
 
+def test_reflection_sees_both_services(make: Any) -> None:
+    assert sorted(make().services) == ["grpc.AgentService", "grpc.Health"]
+
+
 def test_check_is_answered_at_once_and_serving(make: Any) -> None:
     endpoint = make().find(dispatch.HEALTH, "Check")
     about = Call(dispatch.HEALTH, "Check", (), None, "test")
@@ -160,8 +164,15 @@ def test_defect_is_logged_with_its_trace_and_without_values(make: Any, pipe: tup
     assert "test_agent_dispatch.py" in record["trace"]
 
 
-def test_success_is_not_logged(make: Any, pipe: tuple[int, int]) -> None:
-    call(make(), "StartContainer")
+def test_change_of_a_life_cycle_is_logged_by_its_ids_alone(make: Any, pipe: tuple[int, int]) -> None:
+    call(make(), "StartContainer", agent_pb2.StartContainerRequest(container_id="c1"))
+    (record,) = records(pipe)
+    assert (record["msg"], record["container-id"], record["level"]) == ("container started", "c1", "INFO")
+
+
+def test_other_success_is_not_logged(make: Any, pipe: tuple[int, int]) -> None:
+    call(make(), "CloseStdin")
+    call(make(b"secret"), "ReadStdout")
     assert records(pipe) == []
 
 

@@ -77,3 +77,15 @@ def test_line_is_valid_json_within_the_atomic_size_however_long_the_values() -> 
     line = log.render("error", "rpc", "m" * 10_000, fields, 0, 1)
     assert len(line) <= log.LINE_LIMIT_BYTES
     assert json.loads(line)["ts"] == "1970-01-01T00:00:00.000000000Z"
+
+
+def test_terminal_that_nobody_reads_never_blocks_and_others_keep_their_flags() -> None:
+    master, slave = os.openpty()
+    try:
+        logger = log.Log(slave)
+        for _ in range(200):
+            logger.info("rpc", "x" * 1000)
+        assert os.get_blocking(slave)
+    finally:
+        os.close(master)
+        os.close(slave)

@@ -7,7 +7,7 @@ with `ro` is read-only, a propagation word beside `bind` counts, a remount is do
 from __future__ import annotations
 
 from kata_agent.errors import InvalidRequest
-from kata_agent.mounts import option, ops
+from kata_agent.mounts import ops, option
 from kata_agent.mounts.storage.request import StorageRequest
 from kata_linux.record import Record
 
