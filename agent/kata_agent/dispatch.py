@@ -99,6 +99,8 @@ CHANGES = {
 class Dispatcher(Router):
     """The router that the wire server asks; one for all connections."""
 
+    _services: dict[str, Service]
+
     def __init__(self, agent: Agent) -> None:
         super().__init__()
         self._agent = agent

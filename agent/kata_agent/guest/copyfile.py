@@ -131,7 +131,9 @@ def write_file(parent: int, name: str, piece: Piece) -> None:
         fd = os.open(temporary, flags, 0o600, dir_fd=parent)
     except FileNotFoundError:
         if not _has_piece(parent, name, piece):
-            raise InvalidRequest(f"{piece.path}: a piece at {piece.offset} without the ones before it") from None
+            raise InvalidRequest(
+                f"{piece.path}: a piece at {piece.offset} without the ones before it"
+            ) from None
         return  # the last piece once more, because its reply was lost
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
