@@ -41,6 +41,7 @@ _numbers = itertools.count()
 def busybox_root() -> Path:
     """A folder with a busybox and all its names in /bin; made once for a test session."""
     root = Path(mkdtemp(prefix="kata-busybox-"))
+    root.chmod(0o755)
     for name in ("bin", "proc", "dev", "etc", "tmp", "root"):
         (root / name).mkdir()
     program = shutil.which("busybox")
@@ -91,6 +92,13 @@ class NativeAgent:
         self.made: list[str] = []
         self._client: Client | None = None
         self._clients: list[Client] = []
+
+    def another(self) -> NativeAgent:
+        """The same agent over a connection of its own; this one closes it."""
+        other = NativeAgent(self.process, self.address, self.log, supervised=self.supervised)
+        other._clients = self._clients
+        other.made = self.made
+        return other
 
     async def client(self) -> Client:
         """The connection, dialled again when it was lost."""

@@ -77,16 +77,19 @@ class Output(Stream, Generic[Answer]):
     def __init__(self, fd: int, *, on_close: OnClose = None) -> None:
         super().__init__(fd, on_close=on_close)
         self._process_ended = False
+        self._later = 0
+        """Reads that were promised an answer later; nobody goes before them, also while they have not begun to wait."""
 
     def read(self, limit: int) -> Answer | Awaitable[Answer]:
         """1..limit bytes when some wait and nobody is before us, else an awaitable of them; EndOfOutput."""
         if limit <= 0:
             raise InvalidRequest("read: len is 0, ask for at least one byte")
-        if self._turn.try_take():
+        if not self._later and self._turn.try_take():
             answer = self._answer_or_release(limit)
             if answer is not None:
                 return answer
             self._turn.release()
+        self._later += 1
         return self._read_later(limit)
 
     def process_ended(self) -> None:
@@ -102,14 +105,18 @@ class Output(Stream, Generic[Answer]):
             self._turn.release()
 
     async def _read_later(self, limit: int) -> Answer:
-        await self._turn.take()
-        while (answer := self._answer_or_release(limit)) is None:
-            try:
-                await self._wait_ready(to_write=False)
-            except BaseException:
-                self._turn.release()
-                raise
-        return answer
+        try:
+            await self._turn.take()
+            while (answer := self._answer_or_release(limit)) is None:
+                try:
+                    await self._wait_ready(to_write=False)
+                except BaseException:
+                    self._turn.release()
+                    raise
+            return answer
+        finally:
+            # a read that was cancelled before it began never comes here: nobody waiting means nobody promised
+            self._later = self._later - 1 if self._turn.is_wanted else 0
 
     def _answer_or_release(self, limit: int) -> Answer | None:
         """An answer; None when there is nothing yet, the turn still ours; it is released when this raises."""

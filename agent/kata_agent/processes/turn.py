@@ -18,6 +18,11 @@ class Turn:
         self._taken = False
         self._waiters: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._waiters)
+
     def try_take(self) -> bool:
         """Take it when nobody has it and nobody waits."""
         if self._taken:
