@@ -131,8 +131,8 @@ class _End:
                 data, ancillary, flags, _ = self._socket.recvmsg(MAX_PACKET, _CONTROL_SPACE, _RECEIVE_FLAGS)
             except BlockingIOError:
                 break
-            except ConnectionError:
-                data, ancillary, flags = b"", [], 0
+            except ConnectionResetError:
+                continue  # told once, before what the peer sent last, when it left something unread
             fds = _take_fds(ancillary)
             if not data:
                 close_all(fds)

@@ -16,10 +16,11 @@ _KEPT_LINES = 64
 class Journal:
     """The kernel log under the name `kata-init`, and `steps`: `(step, CLOCK_BOOTTIME in ns)` in order."""
 
-    __slots__ = ("_kept", "_log", "steps")
+    __slots__ = ("_kept", "_log", "is_open", "steps")
 
     def __init__(self) -> None:
         self._log: kmsg.KernelLog | None = None
+        self.is_open = False
         self._kept: list[tuple[int, str]] = []
         self.steps: list[tuple[str, int]] = []
 
@@ -30,6 +31,7 @@ class Journal:
         except OSError as error:
             write_stderr(f"kata-init: {error}")
             return
+        self.is_open = True
         kept, self._kept = self._kept, []
         for level, text in kept:
             self._write(level, text)

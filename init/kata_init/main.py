@@ -12,6 +12,7 @@ from kata_init.journal import Journal, describe_failure, write_stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from kata_init.plan import Plan
@@ -21,15 +22,15 @@ kata-init is PID 1 of a virtual machine; here it would be process {pid}. To serv
 `kata-agent`; to try it here: unshare --fork --pid kata-init agent.server_addr=unix:///run/kata.sock"""
 
 
-def main() -> NoReturn:
-    """Boot, supervise, switch off. Never returns and never raises."""
+def main(life: Callable[[Journal, list[str]], None] | None = None) -> NoReturn:
+    """Boot, supervise, switch off (`run`, or another `life`). Never returns and never raises."""
     if os.getpid() != 1:
         write_stderr(NOT_PID_1.format(pid=os.getpid()))
         os._exit(2)
     journal = Journal()
     journal.mark("pid1 start")
     try:
-        run(journal, sys.argv[1:])
+        (life or run)(journal, sys.argv[1:])
     except BaseException as error:  # noqa: BLE001 - PID 1 has nobody above it
         last_resort(journal, error)
     os._exit(0)
@@ -83,11 +84,15 @@ def last_resort(journal: Journal, error: BaseException) -> None:
     """Say why on every channel there is and switch off: a machine that is off tells more than one that hangs."""
     reason = f"PID 1 failed, switching off: {describe_failure(error)}"
     write_stderr(f"kata-init: {reason}")
-    journal.error(reason)
     try:
+        if not journal.is_open:
+            journal.open("/dev/kmsg")
+        journal.error(reason)
+        from kata_init import shutdown
         from kata_linux import power
 
         if power.is_initial_pid_namespace():
+            shutdown.write_out(journal)
             power.reboot(power.POWER_OFF)
     except BaseException as second:  # noqa: BLE001 - the exit below is what is left
         write_stderr(f"kata-init: cannot switch off: {second}")

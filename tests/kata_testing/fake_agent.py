@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEADLINE_MS = 60_000
+
+
+class SigtermError(Exception):
+    """PID 1 wants the agent to end."""
+
+
+def _on_sigterm(*_: object) -> None:
+    raise SigtermError
 
 
 class FakeAgent:
@@ -33,6 +42,7 @@ class FakeAgent:
 
     def run(self) -> int:
         """Serve until told to end or until PID 1 is gone."""
+        signal.signal(signal.SIGTERM, _on_sigterm)
         poll = select.poll()
         poll.register(self.channel.fileno(), select.POLLIN)
         while "synced" not in self.events:
@@ -41,15 +51,26 @@ class FakeAgent:
         listener = socket.socket(fileno=os.dup(self.stored["listen"][0]))
         listener.setblocking(True)
         self.channel.ready()
-        while not self.channel.closed:
-            self.client, _ = listener.accept()
-            with self.client:
-                self.serve(self.client)
+        try:
+            while not self.channel.closed:
+                self.client, _ = listener.accept()
+                with self.client:
+                    self.serve(self.client)
+        except SigtermError:
+            self.take_packets()  # PID 1 hands the exits over before it ends the agent
         return 0
 
     def serve(self, client: socket.socket) -> None:
         self.told = 0
         self.tell()
+        try:
+            self.serve_events(client)
+        except SigtermError:
+            self.take_packets()
+            self.tell()
+            raise
+
+    def serve_events(self, client: socket.socket) -> None:
         poll = select.poll()
         poll.register(self.channel.fileno(), select.POLLIN)
         poll.register(client.fileno(), select.POLLIN)
@@ -73,8 +94,8 @@ class FakeAgent:
                 case control.Stored(name, fds):
                     self.stored[name] = fds
                     self.events.append(f"stored {name} {len(fds)}")
-                case Exit(pid, start_time, code, signal):
-                    self.events.append(f"exit {pid} {start_time} {code} {signal}")
+                case Exit(pid, start_time, code, number):
+                    self.events.append(f"exit {pid} {start_time} {code} {number}")
                 case control.Boot(steps):
                     self.events.append(
                         "boot " + " ".join(f"{step.replace(' ', '-')}={stamp}" for step, stamp in steps)
@@ -131,6 +152,7 @@ def _hold(agent: FakeAgent) -> None:
     if child == 0:
         grandchild = os.fork()
         if grandchild == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
             os.closerange(3, 1000)
             select.select([], [], [])
