@@ -69,9 +69,9 @@ class Reader:
         self.release = asyncio.Event()
         self.release.set()
 
-    def router(self) -> Router:
+    def router(self, *, cancel_on_disconnect: bool = True) -> Router:
         router = Router()
-        router.add(AGENT, "ReadStdout", self.read, cancel_on_disconnect=True)
+        router.add(AGENT, "ReadStdout", self.read, cancel_on_disconnect=cancel_on_disconnect)
         router.add(services.HEALTH_SERVICE, "Check", self.check)
         return router
 
@@ -163,8 +163,7 @@ def test_a_connection_lost_midway_says_not_delivered() -> None:
 def test_a_client_gone_before_the_reply_says_not_delivered() -> None:
     async def scenario() -> None:
         reader = Reader(Reply(b"unread"), later=True)
-        router = reader.router()
-        router.add(AGENT, "ReadStdout", reader.read, cancel_on_disconnect=False)
+        router = reader.router(cancel_on_disconnect=False)
         reader.release.clear()
         async with served(router) as here:
             with here.raw() as raw:
@@ -186,7 +185,7 @@ def test_a_reply_after_the_deadline_says_not_delivered() -> None:
     async def scenario() -> None:
         reader = Reader(Reply(b"late"), later=True)
         reader.release.clear()
-        async with served(reader.router()) as here:
+        async with served(reader.router(cancel_on_disconnect=False)) as here:
             with here.raw() as raw:
                 await raw.send(read_frame(raw, timeout_nano=10**7))
                 assert await raw.event() == ResponseReceived(1, Code.DEADLINE_EXCEEDED, "timeout", (), b"")

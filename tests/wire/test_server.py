@@ -172,7 +172,7 @@ def test_even_streams_garbage_envelopes_and_unknown_types() -> None:
 def test_a_deadline_is_answered_in_time_and_the_handler_runs_to_its_end() -> None:
     async def scenario() -> None:
         health = Health()
-        async with served(health.router(cancel_on_disconnect=True)) as here:
+        async with served(health.router()) as here:
             with here.raw() as raw:
                 await raw.send(
                     raw.codec.send_request(HEALTH.name, "Version", b"\x0a\x04wait", timeout_nano=10**7)[1]
@@ -186,6 +186,18 @@ def test_a_deadline_is_answered_in_time_and_the_handler_runs_to_its_end() -> Non
                 assert isinstance(event, ResponseReceived)
                 assert event.stream_id == 3
                 assert health.finished == 1
+
+    run_async(scenario())
+
+
+def test_a_deadline_ends_a_handler_that_only_waits() -> None:
+    async def scenario() -> None:
+        health = Health()
+        async with served(health.router(cancel_on_disconnect=True)) as here, await here.client() as client:
+            with pytest.raises(StatusError, match="DEADLINE_EXCEEDED: timeout"):
+                await client.call(VERSION, ask("wait"), timeout_s=0.02)
+            await health.ended.wait()
+            assert (health.finished, health.cancelled) == (0, 1)
 
     run_async(scenario())
 

@@ -249,10 +249,12 @@ class ServerConnection:
             self._pace()
 
     def _expire(self, running: RunningCall) -> None:
-        """Answer in time; the handler runs to its end, for a half-made container is worse than waste."""
+        """Answer in time. What only waits or reads ends; all else runs on: half a container is worse than waste."""
         if not running.answered:
             running.answered = True
-            self._transport.write(self._fail(running.stream_id, TIMEOUT.code, TIMEOUT.text))
+            self._transport.write(self._fail(running.stream_id, *TIMEOUT))
+            if running.cancel_on_disconnect and running.task is not None:
+                running.task.cancel()
 
     def _send_pipe(self, stream_id: int, call: Call, reply: PipeReply) -> bytes | None:
         """Queue a pipe's reply; bytes are returned when it cannot be sent as it is."""

@@ -42,7 +42,11 @@ Handler = Callable[..., Answer | Awaitable[Answer]]
 
 
 class Endpoint(NamedTuple):
-    """Where a call goes. `cancel_on_disconnect` is for handlers that only wait or read."""
+    """Where a call goes.
+
+    `cancel_on_disconnect` is for handlers that only wait or read: they are cancelled when nobody is left to hear
+    them, because the client is gone, the deadline has passed or the server shuts down. Others run to their end.
+    """
 
     request_type: type[Message]
     handler: Handler

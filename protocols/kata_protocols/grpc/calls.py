@@ -14,8 +14,9 @@ from google.protobuf.message import DecodeError, Message
 from grpclib.const import Status
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.exceptions import GRPCError
+from h2.exceptions import StreamClosedError
 
-from kata_protocols.aio.connection import BAD_PAYLOAD, TIMEOUT
+from kata_protocols.aio.connection import BAD_PAYLOAD, SHUTTING_DOWN, TIMEOUT
 from kata_protocols.aio.reply import PipeReply
 from kata_protocols.aio.router import Answer, Call, Endpoint
 from kata_protocols.status import StatusError
@@ -80,6 +81,8 @@ class UnaryCall:
         self._host = host
         self._endpoint = endpoint
         self._call = call
+        self._outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
 
     async def serve(self, stream: Stream) -> None:
         """Receive the request, call the handler, send the answer or raise its status."""
@@ -87,80 +90,99 @@ class UnaryCall:
         self._call.metadata = tuple(
             (key, value) for key, value in stream.metadata.items() if isinstance(value, str)
         )
-        answer = await self._answer(payload)
-        if not isinstance(answer, PipeReply):
-            await self._send(stream, answer.SerializeToString())
-            return
-        delivered = False
         try:
-            await self._send(stream, answer.payload_head + answer.take())
-            delivered = True
-        finally:
-            answer.finished(delivered)
-
-    async def _send(self, stream: Stream, payload: bytes) -> None:
-        if len(payload) > MAX_MESSAGE_BYTES:
-            text = TOO_LARGE.text.format(length=len(payload), limit_bytes=MAX_MESSAGE_BYTES)
-            raise GRPCError(Status(int(TOO_LARGE.code)), text)
-        await stream.send_message(payload)
-
-    async def _answer(self, payload: bytes) -> Answer:
-        try:
-            request = self._parse(payload)
-            result = self._endpoint.handler(request, self._call)
-            if isinstance(result, Message | PipeReply):
-                return result
-            return await self._wait(result)
-        except GRPCError:
-            raise
+            answer = await self._answer(payload)
+            if isinstance(answer, PipeReply):
+                await self._send_pipe(stream, answer)
+            else:
+                await self._send(stream, answer.SerializeToString())
         except StatusError as error:
             raise GRPCError(
                 Status(int(error.code)), clean_text(error.message), error.details or None
             ) from error
+        except (GRPCError, StreamClosedError):
+            raise
         except Exception as error:
             self._host.report(self._call, error)
             raise GRPCError(Status.UNKNOWN, clean_text(f"{type(error).__name__}: {error}")) from error
 
-    def _parse(self, payload: bytes) -> Message:
+    async def _send_pipe(self, stream: Stream, reply: PipeReply) -> None:
+        """Send a pipe's data through this process: gRPC frames it otherwise than the pipe's owner expects."""
+        delivered = False
         try:
-            return self._endpoint.request_type.FromString(payload)
+            await self._send(stream, reply.payload_head + reply.take())
+            delivered = True
+        finally:
+            reply.finished(delivered)
+
+    async def _send(self, stream: Stream, payload: bytes) -> None:
+        if len(payload) > MAX_MESSAGE_BYTES:
+            text = TOO_LARGE.text.format(length=len(payload), limit_bytes=MAX_MESSAGE_BYTES)
+            raise StatusError(TOO_LARGE.code, text)
+        await stream.send_message(payload)
+
+    async def _answer(self, payload: bytes) -> Answer:
+        try:
+            request = self._endpoint.request_type.FromString(payload)
         except DecodeError:
             name = self._endpoint.request_type.DESCRIPTOR.full_name
             raise StatusError(BAD_PAYLOAD.code, BAD_PAYLOAD.text.format(name=name)) from None
+        result = self._endpoint.handler(request, self._call)
+        if isinstance(result, Message | PipeReply):
+            return result
+        return await self._wait(result)
 
     async def _wait(self, result: Awaitable[Answer]) -> Answer:
-        """Wait for the handler, but no longer than the client; only waits and reads end with the client."""
-        outcome: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        task = self._host.start_task(settle(result, outcome))
+        """Wait for the handler, but no longer than the client does."""
+        self._task = self._host.start_task(self._settle(result))
+        self._task.add_done_callback(lambda _task: self._close(result))
         try:
             async with asyncio.timeout_at(self._call.deadline):
-                await asyncio.wait((task,))
+                await asyncio.wait((self._outcome,))
         except TimeoutError:
-            task.add_done_callback(lambda _task: discard(outcome))
-            raise StatusError(TIMEOUT.code, TIMEOUT.text) from None
+            self._abandon()
+            raise StatusError(*TIMEOUT) from None
         except asyncio.CancelledError:
-            task.add_done_callback(lambda _task: discard(outcome))
-            if self._endpoint.cancel_on_disconnect:
-                task.cancel()
+            self._abandon()
             raise
-        if not outcome.done():
-            raise asyncio.CancelledError
-        return outcome.result()
+        return self._outcome.result()
 
+    def _abandon(self) -> None:
+        """Nobody hears the answer: what only waits or reads ends, everything else runs on."""
+        self._outcome.add_done_callback(discard)
+        if self._endpoint.cancel_on_disconnect and self._task is not None:
+            self._task.cancel()
 
-async def settle(result: Awaitable[Answer], outcome: asyncio.Future[Answer]) -> None:
-    """Put a handler's result or exception into `outcome`; the task itself never fails."""
-    try:
-        answer = await result
-    except Exception as error:  # noqa: BLE001  # handlers' code; the caller maps it
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(answer)
+    def end_wait(self) -> None:
+        """The server shuts down: answer for a handler that only waits or reads."""
+        if self._endpoint.cancel_on_disconnect and self._task is not None and not self._outcome.done():
+            self._outcome.set_exception(StatusError(*SHUTTING_DOWN))
+            self._task.cancel()
+
+    async def _settle(self, result: Awaitable[Answer]) -> None:
+        """Put the handler's result or exception into the outcome; the task itself never fails."""
+        try:
+            answer = await result
+        except Exception as error:  # noqa: BLE001  # handlers' code; `serve` maps it
+            if not self._outcome.done():
+                self._outcome.set_exception(error)
+        else:
+            if not self._outcome.done():
+                self._outcome.set_result(answer)
+            elif isinstance(answer, PipeReply):
+                answer.finished(delivered=False)
+
+    def _close(self, result: Awaitable[Answer]) -> None:
+        """The task has ended, perhaps cancelled before its first step."""
+        if isinstance(result, Coroutine):
+            result.close()
+        if not self._outcome.done():
+            self._outcome.set_exception(StatusError(*SHUTTING_DOWN))
 
 
 def discard(outcome: asyncio.Future[Answer]) -> None:
-    """Nobody waits for this outcome any more: look at it, so that nothing complains, and end a pipe's reply."""
-    if outcome.done() and outcome.exception() is None:
+    """Look at an outcome that nobody waits for, so that nothing complains, and end a pipe's reply."""
+    if outcome.exception() is None:
         answer = outcome.result()
         if isinstance(answer, PipeReply):
             answer.finished(delivered=False)

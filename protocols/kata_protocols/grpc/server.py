@@ -88,6 +88,7 @@ class GrpcConnection(AbstractHandler):
         self._status_codec = StatusCodec()
         self._dispatch = _DispatchServerEvents()
         self._streams: dict[Stream, asyncio.Task[None]] = {}
+        self._calls: set[UnaryCall] = set()
         self._unfinished = 0  # tasks, those that outlive their stream included
         self._reserved_bytes = 0
         self._transport: asyncio.Transport | None = None
@@ -120,6 +121,8 @@ class GrpcConnection(AbstractHandler):
     def begin_shutdown(self) -> None:
         """Close when the running calls have answered."""
         self._closing = True
+        for call in list(self._calls):
+            call.end_wait()
         self._close_when_idle()
 
     def abort(self) -> None:
@@ -179,7 +182,12 @@ class GrpcConnection(AbstractHandler):
             endpoint = self._server.router.find(call.service, call.method)
         except StatusError as error:
             raise GRPCError(Status(int(error.code)), error.message) from error
-        await UnaryCall(self, endpoint, call).serve(stream)
+        unary = UnaryCall(self, endpoint, call)
+        self._calls.add(unary)
+        try:
+            await unary.serve(stream)
+        finally:
+            self._calls.discard(unary)
 
     def cancel(self, stream: Stream) -> None:
         """The peer reset a stream."""
