@@ -124,12 +124,24 @@ class Health:
             await self.started.wait_for(lambda: self.waiting >= count)
 
 
+class Errors(list[tuple[str, BaseException]]):
+    """What a server's `on_error` was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = asyncio.Event()
+
+    def __call__(self, where: str, error: BaseException) -> None:
+        self.append((where, error))
+        self.arrived.set()
+
+
 class Served(NamedTuple):
     """A running server: where it listens, itself, and what its `on_error` was told."""
 
     address: UnixAddress
     server: Server
-    errors: list[tuple[str, BaseException]]
+    errors: Errors
 
     async def client(self) -> Client:
         return Client(await connect_once(self.address))
@@ -192,12 +204,10 @@ def check_frame(codec: Connection) -> bytes:
 async def served(router: Router, *, grace_s: float = 5.0) -> AsyncIterator[Served]:
     """Serve `router` on a fresh address; errors are kept for the test to look at."""
     address = fresh_address()
-    errors: list[tuple[str, BaseException]] = []
+    errors = Errors()
     listener = open_listener(address)
     try:
-        async with serve(
-            router, [listener], on_error=lambda where, error: errors.append((where, error)), grace_s=grace_s
-        ) as server:
+        async with serve(router, [listener], on_error=errors, grace_s=grace_s) as server:
             yield Served(address, server, errors)
     finally:
         listener.close()

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from kata_protocols.aio.address import UnixAddress
 from kata_protocols.aio.listen import open_listener
 from kata_protocols.aio.server import serve
 from kata_protocols.aio.sniff import HTTP2_PREFACE
-from kata_testing.wire import CHECK, Health, run_async, served
+from kata_protocols.services import Method
+from kata_protocols.status import Code, StatusError
+from kata_testing.pipes import READ, Reader, Reply
+from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async, served
 
 PEER = Path(__file__).parent / "peers" / "grpc_client.py"
 
@@ -98,3 +105,78 @@ def test_the_adapter_works_without_ssl_and_costs_nothing_before_it_is_needed() -
         [sys.executable, "-W", "error", "-c", NO_SSL], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class GrpcClient:
+    """grpclib's client in this process, for scenes that need the server's state to be looked at."""
+
+    def __init__(self, address: UnixAddress) -> None:
+        self.channel = Channel(path=address.path)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.channel.close()
+
+    def method(self, method: Method) -> UnaryUnaryMethod[Any, Any]:
+        path = f"/{method.service}/{method.name}"
+        return UnaryUnaryMethod(self.channel, path, method.request_type, method.response_type)
+
+
+WAIT = VERSION.request_type(service="wait")
+
+
+@pytest.mark.parametrize("cancel_on_disconnect", [True, False])
+def test_a_grpc_client_that_vanishes_ends_only_what_waits_for_it(cancel_on_disconnect: bool) -> None:
+    async def scenario() -> None:
+        health = Health()
+        async with served(health.router(cancel_on_disconnect=cancel_on_disconnect)) as here:
+            async with asyncio.TaskGroup() as group, GrpcClient(here.address) as client:
+                group.create_task(outcome(client.method(VERSION)(WAIT)))
+                await health.wait_started(1)
+            if not cancel_on_disconnect:
+                async with GrpcClient(here.address) as client:
+                    await client.method(CHECK)(CHECK.request_type())
+                assert not health.ended.is_set()
+                health.release.set()
+            await health.ended.wait()
+            assert (health.cancelled, health.finished) == ((1, 0) if cancel_on_disconnect else (0, 1))
+        assert here.errors == []
+
+    run_async(scenario())
+
+
+def test_the_end_of_the_server_answers_grpc_waits_and_lets_others_finish() -> None:
+    async def scenario() -> None:
+        health = Health()
+        async with (
+            asyncio.TaskGroup() as group,
+            served(health.router(cancel_on_disconnect=True)) as here,
+            GrpcClient(here.address) as client,
+        ):
+            call = group.create_task(outcome(client.method(VERSION)(WAIT)))
+            await health.wait_started(1)
+            here.server.begin_shutdown()
+            error = await call
+        assert isinstance(error, GRPCError)
+        assert (error.status, error.message) == (Status.UNAVAILABLE, "server is shutting down")
+
+    run_async(scenario())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_pipes_reply_reaches_a_grpc_client(later: bool) -> None:
+    async def scenario() -> None:
+        data = os.urandom(100_000)
+        reader = Reader(Reply(data), Reply(b"", StatusError(Code.INTERNAL, "eof")), later=later)
+        async with served(reader.router()) as here, GrpcClient(here.address) as client:
+            answer = await client.method(READ)(READ.request_type())
+            assert answer.data == data
+            with pytest.raises(GRPCError) as caught:
+                await client.method(READ)(READ.request_type())
+            assert (caught.value.status, caught.value.message) == (Status.INTERNAL, "eof")
+        assert [reply.ends for reply in reader.prepared] == [[True], [False]]
+        reader.close()
+
+    run_async(scenario())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import resource
 import socket
 
 import pytest
@@ -226,6 +228,24 @@ def test_any_number_of_connections() -> None:
                 await client.call(CHECK, ask(""))
             for client in clients:
                 await client.aclose()
+
+    run_async(scenario())
+
+
+def test_a_connection_that_meets_the_descriptor_limit_is_served_when_there_is_room_again() -> None:
+    async def scenario() -> None:
+        async with served(Health().router()) as here:
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with here.raw() as raw:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (raw.sock.fileno() + 1, limits[1]))
+                try:
+                    await raw.send(check_frame(raw.codec))
+                    await here.errors.arrived.wait()
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                assert await raw.event() == ResponseReceived(1, 0, "", (), b"\x08\x01")
+            ((where, error),) = here.errors
+            assert (where, getattr(error, "errno", None)) == ("accept", errno.EMFILE)
 
     run_async(scenario())
 

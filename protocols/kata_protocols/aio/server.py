@@ -125,13 +125,17 @@ class Server:
 
     # The end
 
-    async def shutdown(self, grace_s: float) -> None:
-        """Accept no more, let handlers answer and answers leave for up to `grace_s`, then cut off."""
+    def begin_shutdown(self) -> None:
+        """Accept no more, take no more calls, end those that only wait; the others go on."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             self.loop.remove_reader(listener)
         for connection in list(self._connections):
             connection.begin_shutdown()
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Let handlers answer and answers leave for up to `grace_s`, then cut off."""
+        self.begin_shutdown()
         self._idle.clear()
         self._note_idle()
         try:
