@@ -21,8 +21,8 @@ from kata_protocols.services import Method
 
 DIAL_TIMEOUT_S = 30.0
 
-# Asking these again changes nothing in the guest. A read that was answered but not received is the exception: its bytes are
-# gone with the connection, unless the agent died unsent, which is what it keeps them in a pipe for.
+# Asking these again changes nothing in the guest. Reads count too: what the agent had not delivered when it died
+# still waits in its pipe (seam 1).
 REPEATABLE = frozenset(
     {"Check", "Version", "GetGuestDetails", "StatsContainer", "WaitProcess", "ReadStdout", "ReadStderr"}
 )

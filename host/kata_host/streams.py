@@ -64,7 +64,7 @@ class Process:
         )
 
     async def wait(self, timeout_s: float | None = None) -> int:
-        """The exit status: 0-255, or 128 + N after signal N."""
+        """The exit status as Kata's agents give it: 0-255, and a killed process's is the bare number of its signal."""
         request = pb.WaitProcessRequest(container_id=self.container_id, exec_id=self.exec_id)
         answer = await self.client.wait_process(request, timeout_s=timeout_s)
         return answer.status

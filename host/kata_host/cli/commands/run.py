@@ -52,7 +52,7 @@ _EPILOG = """examples:
   kata-agent-ctl run --tty -- sh                            a shell; exit or Ctrl-D ends it and the VM
   kata-agent-ctl run --rootfs /srv/alpine --env A=b -- env  another root file system
 
-A command that is killed by signal N gives 128 + N. Ctrl-C goes to the command; a second one ends everything."""
+Ctrl-C goes to the command (status 130 if that ends it); a second one ends everything."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -140,9 +140,11 @@ async def _created(sandbox: Sandbox, spec: dict[str, object]) -> AsyncIterator[C
 
 async def _drive(container: Container) -> int:
     """Move the streams until both outputs end, then ask for the exit status, as Kata's runtime does."""
+    forwarded: list[int] = []
     async with asyncio.TaskGroup() as group:
 
         def forward(number: int) -> None:
+            forwarded.append(number)
             group.create_task(container.signal_all(number))
 
         with forward_to(forward):
@@ -154,7 +156,8 @@ async def _drive(container: Container) -> int:
             await asyncio.wait(outputs, return_when=asyncio.FIRST_EXCEPTION)
             status = await container.wait()
             feeding.cancel()
-    return status
+    # The wire has the bare number of a signal that killed; only of one that we sent do we know that it is no exit code.
+    return 128 + status if status in forwarded else status
 
 
 async def _drive_tty(container: Container) -> int:

@@ -1,0 +1,128 @@
+"""A machine that tests share: booted once by the tool itself, driven over short-lived connections.
+
+Owns the machine's folder and share, and reads its console. Knows nothing about what is tested in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kata_host.client import AgentClient
+from kata_host.connect import connect
+from kata_host.message_json import fill_message
+from kata_host.sandbox import Container, Sandbox, open_sandbox
+from kata_host.spec import BindMount, ProcessPlan, plan_spec
+from kata_host.streams import Process
+from kata_host.vm.base import GUEST_SHARE
+from kata_protocols.gen import agent_pb2 as pb
+from kata_testing.repository import BUILD, VENV_BIN
+
+TOOL = str(VENV_BIN / "kata-agent-ctl")
+BOOT_TIMEOUT_S = 120.0
+ROOT = f"{GUEST_SHARE}busybox"
+
+
+def run_tool(
+    *args: str, vm_dir: Path, timeout_s: float = BOOT_TIMEOUT_S, **more: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """Run kata-agent-ctl with its own folder for machines."""
+    env = {**os.environ, "KATA_VM_DIR": str(vm_dir)}
+    more.setdefault("stdin", subprocess.DEVNULL if "input" not in more else None)
+    if "input" in more:
+        del more["stdin"]
+    return subprocess.run([TOOL, *args], env=env, capture_output=True, timeout=timeout_s, check=False, **more)
+
+
+def find_processes(word: str) -> list[str]:
+    """Command lines of live processes that mention `word`; zombies have none."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or entry.name == str(os.getpid()):
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it ended while we looked
+        if word in line:
+            found.append(line)
+    return found
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The running machine."""
+
+    address: str
+    console: Path
+    share: Path
+    vm_dir: Path
+
+    @asynccontextmanager
+    async def connect(self, *, reconnect: bool = False) -> AsyncIterator[Sandbox]:
+        """A connection of its own to the sandbox that the machine has."""
+        async with await connect(self.address, 10.0, reconnect=reconnect) as client:
+            yield Sandbox(client, "shared", pb.GuestDetailsResponse())
+
+
+@contextmanager
+def boot_guest(folder: Path) -> Iterator[Guest]:
+    """Boot with a share that holds a busybox root; stop the machine at the end."""
+    share = folder / "share"
+    shutil.copytree(BUILD / "rootfs" / "busybox", share / "busybox", symlinks=True)
+    for name in ("guest-proc", "share"):
+        (share / "busybox" / name).mkdir()
+    vm_dir = folder / "vms"
+    # Level 5 lets the kernel's warnings through to the console, where each test looks for them.
+    start = ("vm", "start", "--name", "shared", "--json", "--share", str(share), "--kernel-arg", "loglevel=5")
+    done = run_tool(*start, vm_dir=vm_dir)
+    if done.returncode != 0:
+        raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")
+    described = json.loads(done.stdout)
+    try:
+        yield Guest(described["address"], Path(described["console"]), share, vm_dir)
+    finally:
+        run_tool("vm", "stop", "--all", vm_dir=vm_dir, timeout_s=30)
+
+
+@asynccontextmanager
+async def make_sandbox(guest: Guest) -> AsyncIterator[None]:
+    """The machine's one sandbox, made and destroyed as Kata's runtime does."""
+    async with await connect(guest.address) as client, open_sandbox(client):
+        yield
+
+
+def plan(
+    *args: str, binds: Sequence[BindMount] = (), masked: bool = True, **process: Any
+) -> dict[str, object]:
+    """A specification for a command in the busybox root."""
+    return plan_spec(ProcessPlan(args, **process), ROOT, binds=binds, masked=masked)
+
+
+async def read_all(process: Process, *, stderr: bool = False) -> bytes:
+    """Everything a process prints."""
+    return b"".join([data async for data in (process.read_stderr() if stderr else process.read_stdout())])
+
+
+async def run_container(sandbox: Sandbox, *args: str, **process: Any) -> tuple[int, bytes, bytes]:
+    """Status, output and errors of a command in a container of its own."""
+    async with sandbox.container(plan(*args, **process)) as container:
+        await container.start()
+        output = await read_all(container)
+        errors = await read_all(container, stderr=True)
+        return await container.wait(30), output, errors
+
+
+async def create_raw(client: AgentClient, container_id: str, spec: dict[str, object]) -> Container:
+    """Create a container by the bare call, for tests of that call."""
+    request = pb.CreateContainerRequest(container_id=container_id, exec_id=container_id)
+    fill_message(request.OCI, spec)
+    await client.create_container(request)
+    return Container(client, container_id)

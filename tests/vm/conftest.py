@@ -1,0 +1,76 @@
+"""One machine for all tests of this layer. Its console is in a failed test's report, and read after each test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kata_host.connect import connect
+from kata_host.sandbox import plan_share_storage
+from kata_host.vm.console import find_trouble, read_console
+from kata_protocols.gen import agent_pb2 as pb
+from kata_testing.guest import Guest, boot_guest
+
+# In the order of their cost to others: a file that kills the agent comes last.
+_CONSOLE_LINES = 60
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="kata-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def guest(short_folder: Path) -> Iterator[Guest]:
+    """A booted machine with its sandbox created."""
+    with boot_guest(short_folder) as guest:
+        asyncio.run(_create_sandbox(guest))
+        yield guest
+
+
+async def _create_sandbox(guest: Guest) -> None:
+    async with await connect(guest.address) as client:
+        await client.check()
+        request = pb.CreateSandboxRequest(
+            sandbox_id="shared", hostname="kata-test", storages=[plan_share_storage()]
+        )
+        await client.create_sandbox(request)
+
+
+@pytest.fixture
+def expects_oom_report() -> None:
+    """The test makes the kernel print an out-of-memory report, which is else a failure."""
+
+
+@pytest.fixture(autouse=True)
+def healthy_console(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that makes the guest's kernel complain has failed."""
+    if "guest" not in request.fixturenames:
+        yield
+        return
+    console: Path = request.getfixturevalue("guest").console
+    before = console.stat().st_size
+    yield
+    if "expects_oom_report" in request.fixturenames:
+        return
+    said = console.read_bytes()[before:].decode(errors="replace")
+    assert not find_trouble(said), f"the guest's kernel complained:\n{said}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    guest = getattr(item, "funcargs", {}).get("guest")
+    if report.failed and isinstance(guest, Guest):
+        report.sections.append(("guest console", read_console(guest.console, _CONSOLE_LINES)))
+    return report

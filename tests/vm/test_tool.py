@@ -1,0 +1,159 @@
+"""The tool as people and scripts use it: what `run` passes through, and that nothing is left however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kata_testing.guest import TOOL, Guest, find_processes, run_tool
+
+pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
+
+END_TIMEOUT_S = 20
+
+
+def start_run(vm_dir: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start `run` and return when its container has said `ready`."""
+    tool = subprocess.Popen(
+        [TOOL, "run", "--", *command],
+        env={**os.environ, "KATA_VM_DIR": str(vm_dir)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert tool.stdout is not None
+    line = tool.stdout.readline()
+    if line != b"ready\n":
+        _, errors = tool.communicate(timeout=END_TIMEOUT_S)
+        raise AssertionError(f"the container said {line!r}, the tool {errors!r}")
+    return tool
+
+
+def assert_nothing_left(vm_dir: Path) -> None:
+    assert find_processes(str(vm_dir)) == []
+    assert [path.name for path in vm_dir.iterdir() if path.is_dir()] == []
+
+
+@pytest.fixture
+def vm_dir(short_folder: Path, request: pytest.FixtureRequest) -> Path:
+    folder = short_folder / f"t{abs(hash(request.node.name)) % 10000}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def test_run_passes_streams_and_status_through_and_leaves_nothing(vm_dir: Path) -> None:
+    script = "cat; echo err >&2; exit 7"
+    done = run_tool("run", "--json", "--", "sh", "-c", script, vm_dir=vm_dir, input=b"in\n")
+    errors, report = done.stderr.decode().strip().rsplit("\n", 1)
+    assert (done.returncode, done.stdout, errors) == (7, b"in\n", "err")
+    events = [row["event"] for row in json.loads(report)["timeline"]]
+    order = [
+        "kernel started",
+        "pid1 up",
+        "agent ready",
+        "first check",
+        "sandbox created",
+        "container created",
+    ]
+    assert [event for event in events if event in order] == order
+    assert_nothing_left(vm_dir)
+
+
+def test_a_command_that_is_not_there_ends_with_127_and_names_it(vm_dir: Path) -> None:
+    done = run_tool("run", "--", "no-such-program", vm_dir=vm_dir)
+    assert done.returncode == 127
+    assert b"no-such-program" in done.stderr
+    assert b"ENOENT" in done.stderr
+    assert_nothing_left(vm_dir)
+
+
+def test_ctrl_c_goes_to_the_command(vm_dir: Path) -> None:
+    tool = start_run(
+        vm_dir, "sh", "-c", "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done"
+    )
+    tool.send_signal(signal.SIGINT)
+    output, _ = tool.communicate(timeout=END_TIMEOUT_S)
+    assert (tool.returncode, output) == (3, b"caught\n")
+    assert_nothing_left(vm_dir)
+
+
+def test_a_second_ctrl_c_ends_everything(vm_dir: Path) -> None:
+    tool = start_run(vm_dir, "sh", "-c", "trap 'echo caught' INT; echo ready; while :; do sleep 0.1; done")
+    tool.send_signal(signal.SIGINT)
+    assert tool.stdout is not None
+    assert tool.stdout.readline() == b"caught\n"
+    tool.send_signal(signal.SIGINT)
+    tool.communicate(timeout=END_TIMEOUT_S)
+    assert tool.returncode == 128 + signal.SIGINT
+    assert_nothing_left(vm_dir)
+
+
+def test_the_tool_killed_with_sigkill_takes_everything_along(vm_dir: Path) -> None:
+    tool = start_run(vm_dir, "sh", "-c", "echo ready; sleep 1000")
+    alive = [
+        os.pidfd_open(int(entry.name))
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and int(entry.name) != tool.pid and str(vm_dir) in _read_command(entry)
+    ]
+    assert len(alive) >= 2, "QEMU and vhost-device-vsock are not to be seen"
+    tool.kill()
+    tool.communicate(timeout=END_TIMEOUT_S)
+    for pidfd in alive:
+        assert select.select([pidfd], [], [], END_TIMEOUT_S)[0], "a process outlived the tool"
+        os.close(pidfd)
+    listed = json.loads(run_tool("vm", "list", "--json", vm_dir=vm_dir).stdout)
+    assert [each["running"] for each in listed] == [False]
+
+
+def _read_command(entry: Path) -> str:
+    try:
+        return (entry / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_a_kernel_that_panics_is_told_with_its_own_words(vm_dir: Path) -> None:
+    done = run_tool("run", "--kernel-arg", "rdinit=/nowhere", "--", "true", vm_dir=vm_dir)
+    assert done.returncode == 1
+    text = done.stderr.decode()
+    assert text.startswith(
+        "kata-agent-ctl: error: the guest did not boot: Kernel panic - not syncing: VFS"
+    ), text
+    assert "the console's last lines were:" in text
+    assert_nothing_left(vm_dir)
+
+
+def test_an_agent_that_is_not_ready_in_time_is_told_and_ended(vm_dir: Path) -> None:
+    done = run_tool("run", "--timeout", "0.5", "--", "true", vm_dir=vm_dir)
+    assert done.returncode == 1
+    assert "the agent was not ready within 0.5 s (last seen: qemu answers" in done.stderr.decode()
+    assert_nothing_left(vm_dir)
+
+
+def test_list_shows_a_machine_that_stays(guest: Guest) -> None:
+    listed = json.loads(run_tool("vm", "list", "--json", vm_dir=guest.vm_dir).stdout)
+    assert [(each["name"], each["running"], each["address"]) for each in listed] == [
+        ("shared", True, guest.address)
+    ]
+
+
+def test_a_name_in_use_is_refused_with_what_to_do(guest: Guest) -> None:
+    done = run_tool("vm", "start", "--name", "shared", vm_dir=guest.vm_dir)
+    assert done.returncode == 1
+    assert b"a machine named 'shared' is running; stop it with: kata-agent-ctl vm stop shared" in done.stderr
+
+
+def test_connect_speaks_to_the_guest_through_the_hybrid_socket(guest: Guest) -> None:
+    path = guest.address.removeprefix("hvsock://").rpartition(":")[0]
+    where = ("connect", "--server-address", f"unix://{path}", "--hybrid-vsock", "--output", "json")
+    done = run_tool(*where, "-c", "Check", "Version", vm_dir=guest.vm_dir)
+    assert done.returncode == 0, done.stderr
+    check, version = map(json.loads, done.stdout.splitlines())
+    assert check == {"status": "SERVING"}
+    assert version["agent_version"]
