@@ -16,7 +16,7 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.exceptions import GRPCError
 from h2.exceptions import StreamClosedError
 
-from kata_protocols.aio.connection import BAD_PAYLOAD, SHUTTING_DOWN, TIMEOUT
+from kata_protocols.aio.calls import BAD_PAYLOAD, SHUTTING_DOWN, TIMEOUT
 from kata_protocols.aio.reply import PipeReply
 from kata_protocols.aio.router import Answer, Call, Endpoint
 from kata_protocols.status import StatusError
