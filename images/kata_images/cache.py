@@ -50,8 +50,9 @@ class Cache:
     def prune(self, kinds: Iterable[str], *, keep: int = 24) -> None:
         """Remove all but the most recently used results of these kinds."""
         for kind in kinds:
-            folder = self.folder / kind
-            results = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+            results = sorted(
+                (self.folder / kind).glob("*"), key=lambda path: path.stat().st_mtime, reverse=True
+            )
             for old in results[keep:]:
                 shutil.rmtree(old)
 

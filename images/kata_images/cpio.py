@@ -93,7 +93,7 @@ def pack(tree: Mapping[str, Entry]) -> Iterator[bytes]:
 def _record(path: str, entry: Entry, number: int) -> bytes:
     name = path.encode() + b"\0"
     data = entry.read()
-    links = 0 if path == TRAILER else 2 if stat.S_ISDIR(entry.mode) else 1
+    links = 2 if stat.S_ISDIR(entry.mode) else 1
     fields: Iterable[int] = (
         number, entry.mode, 0, 0, links, 0, len(data), 0, 0, *entry.device, len(name), 0,
     )  # fmt: skip
