@@ -58,10 +58,16 @@ def run(arguments: list[str]) -> int:
 
 def run_supervised(channel: AgentChannel) -> None:
     """Be the agent of a guest whose PID 1 is ours. Returns when PID 1 has been asked to power off."""
-    spare_imports()
+    prepare_process()
     from kata_agent import serve
 
     serve.run_supervised(channel, read_settings(None))
+
+
+def prepare_process() -> None:
+    """What must hold before anything else is imported or made."""
+    spare_imports()
+    os.umask(0o022)  # modes are meant as they are written; whoever started us may have thought otherwise
 
 
 def spare_imports() -> None:
@@ -99,7 +105,7 @@ def _run_alone(path: str | None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"kata-agent: settings: {error}\n")
         return 1
-    spare_imports()
+    prepare_process()
     from kata_agent import serve
 
     return serve.run_alone(reading)

@@ -125,7 +125,7 @@ class Sandbox:
             await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)
             names = await self._agent.storages.mount(USER, request.storages)
             undo.push_async_callback(self._agent.storages.release, USER, names)
-            hooks = hook.scan(request.guest_hook_path) if request.guest_hook_path else {}
+            hooks = self._scan_hooks(request.guest_hook_path)
             if request.dns:
                 undone = await run(partial(dns.install, request.dns, f"{self._base}/sandbox"))
                 undo.push_async_callback(run, undone)
@@ -135,6 +135,14 @@ class Sandbox:
             self.exists = True
             self._undo = undo.pop_all()
         self._agent.log.info("sandbox", "sandbox created", sandbox=self.sandbox_id)
+
+    def _scan_hooks(self, path: str) -> dict[str, list[dict[str, object]]]:
+        """The guest's hooks. A folder that cannot be read costs the hooks, not the sandbox, as in Kata's agent."""
+        try:
+            return hook.scan(path) if path else {}
+        except OSError as error:
+            self._agent.log.warning("sandbox", "guest hooks could not be read", error=describe(error))
+            return {}
 
     def _prepare_base(self, *, wipe: bool) -> None:
         os.makedirs(self._base, mode=0o755, exist_ok=True)

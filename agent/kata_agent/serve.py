@@ -89,6 +89,8 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
     try:
         await supervisor.wait_synced()
         listeners = [socket.socket(fileno=fd) for fd in supervisor.take(LISTEN)]
+        if not listeners:
+            log.error("rpc", "PID 1 has no listening socket: nobody can connect")
         async with asyncio.TaskGroup() as group:
             agent = Agent(
                 reading.config,
@@ -144,7 +146,7 @@ def _watch_loop(log: Log) -> None:
 
 def _stop_on_signals(agent: Agent) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, agent.stopping.set)
 
 
