@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 DEADLINE_MS = 60_000
 
 
-class SigtermError(Exception):
-    """PID 1 wants the agent to end."""
-
-
-def _on_sigterm(*_: object) -> None:
-    raise SigtermError
-
-
 class FakeAgent:
     """State of one life of the agent."""
 
@@ -39,54 +31,48 @@ class FakeAgent:
         self.events: list[str] = []
         self.client: socket.socket | None = None
         self.told = 0
+        self.heard = b""
 
     def run(self) -> int:
-        """Serve until told to end or until PID 1 is gone."""
-        signal.signal(signal.SIGTERM, _on_sigterm)
+        """Serve until PID 1 wants the end (SIGTERM) or is gone."""
         poll = select.poll()
         poll.register(self.channel.fileno(), select.POLLIN)
         while "synced" not in self.events:
             poll.poll(DEADLINE_MS)
             self.take_packets()
-        listener = socket.socket(fileno=os.dup(self.stored["listen"][0]))
-        listener.setblocking(True)
+        poll.register(self.stored["listen"][0], select.POLLIN)
+        ended = _open_sigterm_pipe()
+        poll.register(ended, select.POLLIN)
         self.channel.ready()
-        try:
-            while not self.channel.closed:
-                self.client, _ = listener.accept()
-                with self.client:
-                    self.serve(self.client)
-        except SigtermError:
-            self.take_packets()  # PID 1 hands the exits over before it ends the agent
+        while not self.channel.closed:
+            ready = {fd for fd, _ in poll.poll(DEADLINE_MS)}
+            if self.channel.fileno() in ready or ended in ready:
+                self.take_packets()  # PID 1 hands the exits over before it ends the agent
+            if self.stored["listen"][0] in ready:
+                self.accept(poll)
+            if self.client is not None and self.client.fileno() in ready:
+                self.hear(self.client, poll)
+            self.tell()
+            if ended in ready:
+                break
         return 0
 
-    def serve(self, client: socket.socket) -> None:
-        self.told = 0
-        self.tell()
-        try:
-            self.serve_events(client)
-        except SigtermError:
-            self.take_packets()
-            self.tell()
-            raise
+    def accept(self, poll: select.poll) -> None:
+        listener = socket.socket(fileno=os.dup(self.stored["listen"][0]))
+        self.client, _ = listener.accept()
+        listener.close()
+        self.told, self.heard = 0, b""
+        poll.register(self.client.fileno(), select.POLLIN)
 
-    def serve_events(self, client: socket.socket) -> None:
-        poll = select.poll()
-        poll.register(self.channel.fileno(), select.POLLIN)
-        poll.register(client.fileno(), select.POLLIN)
-        buffer = b""
-        while True:
-            for fd, _ in poll.poll(DEADLINE_MS):
-                if fd == self.channel.fileno():
-                    self.take_packets()
-                    continue
-                data = client.recv(65536)
-                if not data:
-                    return
-                *lines, buffer = (buffer + data).split(b"\n")
-                for line in lines:
-                    self.obey(line.decode().split())
-            self.tell()
+    def hear(self, client: socket.socket, poll: select.poll) -> None:
+        data = client.recv(65536)
+        if not data:
+            poll.unregister(client.fileno())
+            client.close()
+            self.client = None
+        *lines, self.heard = (self.heard + data).split(b"\n")
+        for line in lines:
+            self.obey(line.decode().split())
 
     def take_packets(self) -> None:
         for packet in self.channel.receive():
@@ -106,7 +92,8 @@ class FakeAgent:
                     self.events.append(repr(packet))
 
     def tell(self) -> None:
-        assert self.client is not None
+        if self.client is None:
+            return
         fresh, self.told = self.events[self.told :], len(self.events)
         if fresh:
             self.client.sendall("".join(f"{event}\n" for event in fresh).encode())
@@ -154,9 +141,9 @@ def _hold(agent: FakeAgent) -> None:
         if grandchild == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
+            os.write(write_end, str(os.getpid()).encode())
             os.closerange(3, 1000)
             select.select([], [], [])
-        os.write(write_end, str(grandchild).encode())
         os._exit(0)
     os.waitpid(child, 0)
     agent.events.append(f"held {os.read(read_end, 100).decode()}")
@@ -176,6 +163,15 @@ def _garbage(agent: FakeAgent) -> None:
     raw.send(b"nonsense\0\xff")
     raw.close()
     agent.events.append("did garbage")
+
+
+def _open_sigterm_pipe() -> int:
+    """A descriptor that becomes readable with SIGTERM."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(write_end)
+    return read_end
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

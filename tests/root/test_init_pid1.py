@@ -33,8 +33,8 @@ def test_the_agent_gets_a_session_its_words_and_no_descriptor_but_its_own(tmp_pa
         pid, session = told.split()[:2]
         assert session == f"sid={pid}"
         assert "'agent.log=debug'" in told
-        # 0-2, the control socket, what is stored, its copy of the listener, the client and the listing itself
-        assert len(told.rpartition("fds=")[2].split(",")) == 8
+        # 0-2, the control socket, the listener, its own pipe, the client and the listing itself
+        assert len(told.rpartition("fds=")[2].split(",")) == 9
 
 
 def test_the_agent_is_told_the_time_line_in_order(tmp_path: Path) -> None:
@@ -106,14 +106,16 @@ def test_a_forgotten_exit_and_a_discarded_descriptor_are_not_handed_over(tmp_pat
             assert peer.count("exit ") == 0
 
 
-def test_a_client_that_dials_while_the_agent_is_down_waits(tmp_path: Path) -> None:
+def test_a_client_that_dials_while_nobody_serves_waits(tmp_path: Path) -> None:
     with start_machine(tmp_path) as machine:
         machine.wait_ready()
-        os.kill(machine.agent_pid(), signal.SIGSTOP)
-        with machine.connect() as peer:  # PID 1's socket takes the connection, nobody serves it
-            os.kill(machine.agent_pid(), signal.SIGKILL)
-            peer.say("hello")
-            peer.expect("hello ")
+        with machine.connect() as first:
+            first.say("stall")
+            first.expect("stalls")
+            with machine.connect() as second:  # PID 1's socket takes the connection
+                second.say("hello")
+                os.kill(machine.agent_pid(), signal.SIGKILL)
+                second.expect("hello ")
 
 
 def test_of_a_thousand_orphans_none_is_lost_while_the_agent_does_not_read(tmp_path: Path) -> None:
