@@ -1,8 +1,9 @@
-"""What holds for every test: the `requires` marker."""
+"""What holds for every test: the `requires` marker, and the counts that `scripts/test` puts into its table."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if must_be_there:
         pytest.fail(f"{text} ({requires.VARIABLE} demands it)", pytrace=False)
     pytest.skip(text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write the counts to the file that `scripts/test` names: reading them from the output would need a pipe, which
+    any process that a test leaves behind keeps open."""
+    target = os.environ.get("KATA_TEST_SUMMARY")
+    if target:
+        counts = {
+            word: len(terminalreporter.stats.get(word, []))
+            for word in ("passed", "failed", "error", "skipped")
+        }
+        Path(target).write_text(
+            ", ".join(f"{count} {word}" for word, count in counts.items() if count) + "\n"
+        )
 
 
 def needs_of(item: pytest.Item) -> tuple[str, ...]:
