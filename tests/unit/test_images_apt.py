@@ -83,8 +83,9 @@ def test_a_machine_without_debian_says_what_to_do() -> None:
 
 def test_printed_uris_become_archives_with_pool_paths() -> None:
     digest = "ab" * 32
+    uri = f"{MIRROR}/pool/main/b/busybox/busybox-static_1.37.0-6%2bb9_amd64.deb"
     text = f"""Reading package lists...
-'{MIRROR}/pool/main/b/busybox/busybox-static_1.37.0-6%2bb9_amd64.deb' busybox-static_1%3a1.37.0-6+b9_amd64.deb 955316 SHA256:{digest}
+'{uri}' busybox-static_1%3a1.37.0-6+b9_amd64.deb 955316 SHA256:{digest}
 '{MIRROR}/pool/main/c/crun/crun_1.21.orig.tar.gz' crun_1.21.orig.tar.gz 1788933 SHA256:{digest}
 Need to get 955 kB of archives.
 """
@@ -93,7 +94,7 @@ Need to get 955 kB of archives.
         name="busybox-static",
         version="1:1.37.0-6+b9",
         pool="pool/main/b/busybox/busybox-static_1.37.0-6+b9_amd64.deb",
-        uri=f"{MIRROR}/pool/main/b/busybox/busybox-static_1.37.0-6%2bb9_amd64.deb",
+        uri=uri,
         sha256=digest,
         size=955316,
     )
