@@ -66,13 +66,18 @@ class Relay:
         if not self.owed:
             drain(self.wire, self.left_over())
 
-    def fit(self, source: int) -> None:
-        """Follow the size of the stream's pipe, which its process may change."""
+    def fits(self, source: int) -> bool:
+        """Follow the size of the stream's pipe, which its process may change; whether the kernel let us."""
         size = pipes.read_size(source)
-        if size > self._source_bytes:
+        if size <= self._source_bytes:
+            return True
+        try:
             pipes.set_size(self._wire_end, WIRE_FACTOR * size)
             pipes.set_size(self._stage_end, size)
-            self._source_bytes = size
+        except PermissionError:
+            return False  # beyond fs/pipe-max-size, and without CAP_SYS_RESOURCE
+        self._source_bytes = size
+        return True
 
     def close(self) -> None:
         """Close the four ends."""
@@ -125,15 +130,20 @@ class ExactOutput(Output[PipeReply | bytes]):
         if relay is None:
             relay = self._relay = open_relay()
             self._keep(relay.fds)
-        relay.fit(self.fd)
+        if not relay.fits(self.fd):
+            return self._read_plainly(self.fd, limit)
         return self._begin(relay, min(waiting, limit))
 
     def _answer_owed(self, relay: Relay, limit: int) -> PipeReply | bytes:
         """What an answer that was lost with its connection held; cut, without the guarantee, for a smaller limit."""
         if relay.owed <= limit:
             return self._begin(relay, relay.owed)
-        data = os.read(relay.stage, limit)
+        data = self._read_plainly(relay.stage, limit)
         relay.settle(0)
+        return data
+
+    def _read_plainly(self, source: int, limit: int) -> bytes:
+        data = os.read(source, limit)
         self._turn.release()
         return data
 
