@@ -6,7 +6,7 @@ Owns the order, and that every step is tried, also when the caller is cancelled.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -45,16 +45,26 @@ class Undo:
 async def finish(group: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do the work to its end as a task of the longer-lived group; a cancelled caller waits for it all the same.
 
-    The work must bound itself.
+    The work must bound itself. Its failure is the caller's, not the group's.
     """
-    task = group.create_task(work())
+    task = group.create_task(_outcome(work()))
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
+    result, failure = task.result()
     if cancelled is not None:
-        task.exception()  # looked at; the cancellation is what the caller asked for
         raise cancelled
-    return task.result()
+    if failure is not None:
+        raise failure
+    return cast("T", result)
+
+
+async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """A task that fails would end its group."""
+    try:
+        return await work, None
+    except Exception as error:  # noqa: BLE001 - handed to the caller
+        return None, error
