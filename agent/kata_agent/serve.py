@@ -11,11 +11,12 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from kata_agent import errors
 from kata_agent.agent import Agent
+from kata_agent.busypoll import BusyPollSelector
 from kata_agent.dispatch import Dispatcher, format_trace
 from kata_agent.log import Log
 from kata_agent.processes.exits import ExitBook, attach_reaper
@@ -42,7 +43,7 @@ def run_alone(reading: Reading) -> int:
     try:
         standalone.enter_private_world()
         with standalone.open_listener(reading.config.server_address) as listener:
-            asyncio.run(_serve_alone(reading, listener.socket))
+            _run(_serve_alone(reading, listener.socket))
     except Exception as error:
         cause = errors.unwrap(error)
         if errors.is_defect(cause) and not isinstance(cause, ValueError):
@@ -55,7 +56,12 @@ def run_alone(reading: Reading) -> int:
 
 def run_supervised(channel: AgentChannel, reading: Reading) -> None:
     """Serve until DestroySandbox, then have PID 1 power the guest off."""
-    asyncio.run(_serve_supervised(channel, reading))
+    _run(_serve_supervised(channel, reading))
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(BusyPollSelector())) as runner:
+        runner.run(work)
 
 
 async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
