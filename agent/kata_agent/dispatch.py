@@ -176,7 +176,8 @@ class Dispatcher(Router):
         if errors.is_defect(cause):
             self._agent.log.error("rpc", "call failed by a defect", trace=format_trace(cause), **fields)
         else:
-            self._agent.log.warning("rpc", "call failed", **fields)
+            level = "debug" if isinstance(cause, errors.EndOfOutput) else "warn"
+            self._agent.log.write(level, "rpc", "call failed", **fields)
         return StatusError(code, text)
 
 

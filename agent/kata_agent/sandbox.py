@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kata_agent.agent import Agent
 
 NAMESPACE_DIRECTORY = "/run/sandbox-ns"
-STATE_FILE = "sandbox.json"
+NAMESPACES = ("ipc", "uts")
 HOSTNAME_LIMIT = 64
 
 # The name under which the sandbox uses storages; no container can have it.
@@ -61,6 +61,7 @@ class Sandbox:
         self._owns_guest = owns_guest
         self._base = base
         self._run = run
+        self._state_file = f"{run}/sandbox.json"
         self._undo: AsyncExitStack | None = None
         self._creating = False
         self.sandbox_id = ""
@@ -104,19 +105,27 @@ class Sandbox:
         import json  # a guest that never restarts its agent does not pay for it
 
         try:
-            with open(f"{self._run}/{STATE_FILE}", encoding="utf-8") as file:
+            with open(self._state_file, encoding="utf-8") as file:
                 record = json.load(file)
         except FileNotFoundError:
             return
         self.sandbox_id = record["id"]
         self.guest_hooks = record["guest_hooks"]
-        self._agent.storages.adopt(USER, tuple(record["storages"]))
+        names = tuple(record["storages"])
+        self._agent.storages.adopt(USER, names)
+        self._undo = AsyncExitStack()
+        self._undo.callback(_ignore_missing, self._state_file)
+        for kind in NAMESPACES:
+            self._undo_later(self._undo, partial(self._unshare, f"{NAMESPACE_DIRECTORY}/{kind}"))
+        self._undo.push_async_callback(self._agent.storages.release, USER, names)
+        if record["dns"]:
+            self._undo_later(self._undo, partial(dns.remove, f"{self._base}/sandbox"))
         self.exists = True
 
     async def _create(self, request: SandboxRequest) -> None:
         run = self._agent.worker.run
         async with AsyncExitStack() as undo:
-            undo.callback(_ignore_missing, f"{self._run}/{STATE_FILE}")
+            undo.callback(_ignore_missing, self._state_file)
             await run(partial(self._prepare_base, wipe=self._owns_guest and not self._agent.has_copied()))
             for entry in request.kernel_modules:
                 await module.load(self._agent.exits, entry.name, entry.parameters)
@@ -127,9 +136,9 @@ class Sandbox:
             undo.push_async_callback(self._agent.storages.release, USER, names)
             hooks = self._scan_hooks(request.guest_hook_path)
             if request.dns:
-                undone = await run(partial(dns.install, request.dns, f"{self._base}/sandbox"))
-                undo.push_async_callback(run, undone)
-            await run(partial(self._record, request.sandbox_id, hooks, names))
+                await run(partial(dns.install, request.dns, f"{self._base}/sandbox"))
+                self._undo_later(undo, partial(dns.remove, f"{self._base}/sandbox"))
+            await run(partial(self._record, request, hooks, names))
             self.sandbox_id = request.sandbox_id
             self.guest_hooks = hooks
             self.exists = True
@@ -155,10 +164,13 @@ class Sandbox:
             os.close(parent)
 
     async def _share(self, kind: str, prepare: Callable[[], None] | None, undo: AsyncExitStack) -> None:
-        run: Callable[[Callable[[], None]], Awaitable[None]] = self._agent.worker.run
         path = f"{NAMESPACE_DIRECTORY}/{kind}"
-        await run(partial(_persist, kind, path, prepare))
-        undo.push_async_callback(run, partial(self._unshare, path))
+        await self._agent.worker.run(partial(_persist, kind, path, prepare))
+        self._undo_later(undo, partial(self._unshare, path))
+
+    def _undo_later(self, undo: AsyncExitStack, step: Callable[[], None]) -> None:
+        run: Callable[[Callable[[], None]], Awaitable[None]] = self._agent.worker.run
+        undo.push_async_callback(run, step)
 
     def _unshare(self, path: str) -> None:
         try:
@@ -172,15 +184,20 @@ class Sandbox:
             self._agent.log.debug("sandbox", "left in place", path=path, error=describe(error))
 
     def _record(
-        self, sandbox_id: str, hooks: dict[str, list[dict[str, object]]], names: tuple[str, ...]
+        self, request: SandboxRequest, hooks: dict[str, list[dict[str, object]]], names: tuple[str, ...]
     ) -> None:
         import json
 
         os.makedirs(self._run, mode=0o700, exist_ok=True)
-        path = f"{self._run}/{STATE_FILE}"
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump({"id": sandbox_id, "guest_hooks": hooks, "storages": names}, file)
-        os.rename(f"{path}.new", path)
+        record = {
+            "id": request.sandbox_id,
+            "dns": bool(request.dns),
+            "guest_hooks": hooks,
+            "storages": names,
+        }
+        with open(f"{self._state_file}.new", "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        os.rename(f"{self._state_file}.new", self._state_file)
 
 
 def check(request: SandboxRequest) -> None:

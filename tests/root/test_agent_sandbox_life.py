@@ -186,6 +186,7 @@ def test_restarted_agent_goes_on_with_the_same_sandbox() -> None:
         hooks = Path("/run/hooks/poststart")
         hooks.mkdir(parents=True)
         (hooks / "h").touch(mode=0o755)
+        before = mount_points("/")
         await make_sandbox(FakeAgent(Worker(2))).create(REQUEST._replace(guest_hook_path="/run/hooks"))
         agent = FakeAgent(Worker(2))
         again = make_sandbox(agent)
@@ -193,6 +194,9 @@ def test_restarted_agent_goes_on_with_the_same_sandbox() -> None:
         assert (again.sandbox_id, again.ipc_path) == ("s1", "/run/sandbox-ns/ipc")
         assert list(again.guest_hooks) == ["poststart"]
         assert agent.storages.users(f"{BASE}/x") == {USER}
+        await again.close()
+        assert mount_points("/") == before
+        assert os.listdir(RUN) == []
 
     in_private_mounts(body)
 

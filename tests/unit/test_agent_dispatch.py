@@ -137,7 +137,6 @@ def test_version_is_the_one_whose_behaviour_is_kept(make: Any) -> None:
         ("StartContainer", errors.UnknownContainer("c"), Code.INTERNAL),
         ("CloseStdin", errors.UnknownContainer("c"), Code.INVALID_ARGUMENT),
         ("TtyWinResize", errors.NoTerminal(), Code.UNAVAILABLE),
-        ("ReadStdout", errors.EndOfOutput(), Code.INTERNAL),
         ("StartContainer", OSError(errno.EIO, "x"), Code.INTERNAL),
         ("StartContainer", ExceptionGroup("g", [errors.Denied("blocked")]), Code.PERMISSION_DENIED),
     ],
@@ -173,6 +172,12 @@ def test_change_of_a_life_cycle_is_logged_by_its_ids_alone(make: Any, pipe: tupl
 def test_other_success_is_not_logged(make: Any, pipe: tuple[int, int]) -> None:
     call(make(), "CloseStdin")
     call(make(b"secret"), "ReadStdout")
+    assert records(pipe) == []
+
+
+def test_end_of_output_is_a_failure_that_everyone_expects(make: Any, pipe: tuple[int, int]) -> None:
+    with pytest.raises(StatusError, match="INTERNAL: read meet eof"):
+        call(make(errors.EndOfOutput()), "ReadStdout")
     assert records(pipe) == []
 
 

@@ -43,7 +43,8 @@ def test_name_servers_are_trimmed_and_joined_without_a_final_newline() -> None:
 
 
 def test_guest_without_a_resolver_file_gets_none(tmp_path: Path) -> None:
-    dns.install(["nameserver 1.1.1.1"], str(tmp_path / "s"), str(tmp_path / "absent"))()
+    dns.install(["nameserver 1.1.1.1"], str(tmp_path / "s"), str(tmp_path / "absent"))
+    dns.remove(str(tmp_path / "s"), str(tmp_path / "absent"))
     assert not (tmp_path / "s").exists()
 
 

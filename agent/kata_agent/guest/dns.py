@@ -10,20 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from kata_linux import mount
 
 RESOLV_CONF = "/etc/resolv.conf"
 
 
-def install(lines: Sequence[str], directory: str, target: str = RESOLV_CONF) -> Callable[[], None]:
-    """Write the lines to `directory`/resolv.conf and bind it onto `target`. Returns what undoes it."""
+def install(lines: Sequence[str], directory: str, target: str = RESOLV_CONF) -> None:
+    """Write the lines to `directory`/resolv.conf and bind it onto `target`. `remove` undoes it."""
     try:
         kind = os.stat(target).st_mode
     except FileNotFoundError:
-        return _nothing
+        return
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, "bind name server file: Is a directory", target)
     source = f"{directory}/resolv.conf"
@@ -31,8 +30,11 @@ def install(lines: Sequence[str], directory: str, target: str = RESOLV_CONF) -> 
     fd = os.open(source, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with open(fd, "w", encoding="utf-8") as file:
         file.write(render(lines))
-    mount.bind(source, target)
-    return partial(_remove, source, target)
+    try:
+        mount.bind(source, target)
+    except OSError:
+        os.unlink(source)
+        raise
 
 
 def render(lines: Sequence[str]) -> str:
@@ -40,16 +42,16 @@ def render(lines: Sequence[str]) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
-def _remove(source: str, target: str) -> None:
+def remove(directory: str, target: str = RESOLV_CONF) -> None:
+    """Undo `install`, also where it found no target and did nothing."""
+    source = f"{directory}/resolv.conf"
+    if not os.path.exists(source):
+        return
     # The target may be a link (systemd's is): the mount is where it leads.
     mount.umount(os.path.realpath(target), mount.MNT_DETACH)
     os.unlink(source)
     try:
-        os.rmdir(os.path.dirname(source))
+        os.rmdir(directory)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-
-
-def _nothing() -> None:
-    """Undoes nothing."""
