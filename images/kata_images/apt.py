@@ -115,7 +115,10 @@ class Apt:
         """Return the first dependency of a package whose name begins so: what a metapackage stands for."""
 
         def ask() -> object:
-            text = self._apt(["apt-cache", "show", "--no-all-versions", name]).decode()
+            try:
+                text = self._apt(["apt-cache", "show", "--no-all-versions", name]).decode()
+            except ImageError as error:
+                raise ImageError(f"debian {self.suite}: {name}: {error}") from error
             line = next((line for line in text.splitlines() if line.startswith("Depends:")), "")
             names = [part.split()[0] for part in re.split(r"[,|]", line[len("Depends:") :]) if part.split()]
             return next((found for found in names if found.startswith(prefix)), name)

@@ -54,7 +54,7 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise ImageError(f"{argv[0]}: not done after {deadline_s:.0f} s") from error
     if done.returncode != 0:
-        text = (done.stdout[-8192:] + done.stderr[-8192:]).decode(errors="replace")
+        text = (done.stderr.strip() or done.stdout)[-16384:].decode(errors="replace")
         tail = "\n  ".join(text.strip().splitlines()[-LAST_LINES:])
         raise ImageError(f"{argv[0]} failed with status {done.returncode}:\n  {tail}")
     return done.stdout
