@@ -165,9 +165,9 @@ class NativeAgent:
                 return b"".join(pieces), error.message
             assert pieces[-1], "an empty success makes hosts ask for ever"
 
-    async def remove(self, container_id: str, timeout: int = 0) -> None:
-        """RemoveContainer."""
-        await self.call("RemoveContainer", container_id=container_id, timeout=timeout)
+    async def remove(self, container_id: str, limit_s: int = 0) -> None:
+        """RemoveContainer with this timeout, 0 for none."""
+        await self.call("RemoveContainer", container_id=container_id, timeout=limit_s)
         self.made.remove(container_id)
 
     def agent_pid(self) -> int:

@@ -11,7 +11,7 @@ import pytest
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent
-from kata_testing.wire import run_async
+from kata_testing.wire import outcome, run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
@@ -114,25 +114,17 @@ def test_a_container_under_way_when_the_agent_dies_is_whole_or_not_there(tmp_pat
         async with native_agent(tmp_path, supervised=True) as agent:
             container = fresh_id()
             async with asyncio.TaskGroup() as group:
-                create = group.create_task(attempt(agent, container))
+                create = group.create_task(outcome(agent.create(container, "true")))
                 for _ in range(round_):
                     await agent.check()  # each round trip lets the create come a little further
                 await kill_agent(agent)
-                await create
-            try:
-                await agent.call("StartContainer", container_id=container)
-            except StatusError as error:
-                assert "Invalid container id" in error.message
+            assert create.result() is None or isinstance(create.result(), ConnectionLostError)
+            started = await outcome(agent.call("StartContainer", container_id=container))
+            if isinstance(started, StatusError):
+                assert "Invalid container id" in started.message
                 await agent.create(container, "true")
                 await agent.call("StartContainer", container_id=container)
             assert await agent.wait(container) == 0
             await agent.remove(container)
 
     run_async(body())
-
-
-async def attempt(agent: NativeAgent, container: str) -> None:
-    try:
-        await agent.create(container, "true")
-    except ConnectionLostError:
-        pass

@@ -252,7 +252,7 @@ def test_a_created_container_can_be_removed_and_made_again(tmp_path, supervised)
             container = fresh_id()
             for _ in range(2):
                 await agent.create(container, "true")
-                await agent.remove(container, timeout=10)
+                await agent.remove(container, limit_s=10)
             assert "Invalid container id" in (await refusal(agent.wait(container))).message
 
     run_async(body())

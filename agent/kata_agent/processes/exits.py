@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kata_linux.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from kata_init.exits import Exit
 
@@ -103,12 +103,14 @@ class ExitBook:
             self._forget(pid, start_time)
 
 
-def attach_reaper(book: ExitBook, reap: Callable[[], Iterable[Exit]]) -> None:
-    """Record every child's exit as SIGCHLD tells of it. `reap` is `kata_init.exits.reap`; needs a running loop."""
+def attach_reaper(book: ExitBook, reap: Callable[[], Sequence[Exit]]) -> None:
+    """Record every child's exit as SIGCHLD tells of it. `reap` is `kata_init.exits.reap`, called until it
+    finds none; needs a running loop."""
 
     def collect() -> None:
-        for entry in reap():
-            book.record(entry)
+        while ended := reap():
+            for entry in ended:
+                book.record(entry)
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, collect)
     collect()
