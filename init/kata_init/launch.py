@@ -65,4 +65,5 @@ def _report(text: str, log_path: str) -> None:
     journal = Journal()
     journal.open(log_path)
     journal.error(text)
-    write_stderr(text)
+    if not journal.is_open:
+        write_stderr(text)

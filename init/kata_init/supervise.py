@@ -163,6 +163,7 @@ class Supervisor:
         if delay_ns is None:
             self.reason = f"the agent ended {ATTEMPTS} times in a row before it was ready, at last with {how}"
             self._start_at_ns = None
+            self._journal.error(self.reason)
             return
         self._journal.error(f"agent ended: {how}; it is started again in {delay_ns // 1_000_000} ms")
         self._start_at_ns = time.monotonic_ns() + delay_ns

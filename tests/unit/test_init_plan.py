@@ -140,4 +140,4 @@ def test_a_failure_is_told_with_its_frames_and_its_cause() -> None:
         text = describe_failure(error)
     assert text.startswith("ValueError: outer\n  at ")
     assert "test_a_failure_is_told_with_its_frames_and_its_cause" in text
-    assert "caused by KeyError: 'inner'" in text
+    assert "caused by KeyError: 'INNER'" in text
