@@ -65,12 +65,13 @@ async def serve_table(path: str, answers: dict[str, Answer]) -> AsyncIterator[li
     router = Router()
     for service in (services.AGENT_SERVICE, services.HEALTH_SERVICE):
         endpoints = {
-            name: Endpoint(method.request_type, handler_of(name)) for name, method in service.methods.items()
+            name: Endpoint(method.request_type, handler_of(name), cancel_on_disconnect=True)
+            for name, method in service.methods.items()
         }
         router.add_service(service, endpoints)
-    listener = open_listener(UnixAddress(path))
-    async with serve(router, [listener]):
-        yield asked
+    with open_listener(UnixAddress(path)) as listener:
+        async with serve(router, [listener]):
+            yield asked
 
 
 def run(work: Any) -> Any:
