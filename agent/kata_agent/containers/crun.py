@@ -1,7 +1,7 @@
 """crun: its command lines, its state folder, and what its failures mean.
 
 Owns each invocation from spawn to exit, and the log it leaves. Must not know the registry or the wire. crun's own
-stderr is the container's (its init inherits it), so errors are read from a log file. See decisions 0001 and 0005.
+stderr is the container's (its init inherits it), so errors are read from a log file. See decisions 0001 and 0007.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ emptied. So whoever comes next sees from the pipes alone where the work stopped:
 
 For this to hold, `wire` never becomes empty while `stage` holds what is still owed: left-overs of a connection that
 ended are taken out of `wire` only after the next head has been put behind them.
-Must not know: containers. See docs/architecture.md, seam 1, and decision 0006.
+Must not know: containers. See docs/architecture.md, seam 1, and decision 0008.
 """
 
 from __future__ import annotations
