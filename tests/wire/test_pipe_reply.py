@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from kata_protocols.aio import connection
 from kata_protocols.gen import agent_pb2
 from kata_protocols.status import Code, StatusError
 from kata_protocols.ttrpc.events import ResponseReceived
@@ -70,10 +71,10 @@ def test_replies_behind_a_pipe_wait_for_it_and_a_slow_reader_gets_all() -> None:
 
 def test_a_connection_lost_midway_says_not_delivered() -> None:
     async def scenario() -> None:
-        reader = Reader(*[Reply(os.urandom(900_000)) for _ in range(3)])
+        reader = Reader(*[Reply(os.urandom(900_000)) for _ in range(2)])
         async with served(reader.router()) as here:
             with here.raw() as raw:
-                await raw.send(read_frame(raw) * 3)
+                await raw.send(read_frame(raw) + read_frame(raw))
                 assert await raw.read_exactly(1000)
             for reply in reader.prepared:
                 await reply.ended.wait()
@@ -150,6 +151,25 @@ def test_a_reply_beyond_the_limit_is_a_status() -> None:
                 assert event.code == Code.INVALID_ARGUMENT
                 assert event.message.endswith("exceed maximum message size of 4194304")
         assert reply.ends == [False]
+        reader.close()
+
+    run_async(scenario())
+
+
+def test_queued_pipes_count_as_unread_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_QUEUED_BYTES", 500_000)
+
+    async def scenario() -> None:
+        reader = Reader(*[Reply(os.urandom(300_000)) for _ in range(20)])
+        async with served(reader.router()) as here:
+            with here.raw() as raw:
+                await raw.send(b"".join(read_frame(raw) for _ in range(20)))
+                with here.raw() as other:
+                    await other.send(check_frame(other.codec))
+                    await other.event()
+                assert len(reader.replies) >= 15, "the server asked for replies that have nowhere to go"
+                for reply in reader.prepared:
+                    assert await read_answer(raw) == reply.data
         reader.close()
 
     run_async(scenario())

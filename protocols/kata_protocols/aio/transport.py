@@ -27,13 +27,14 @@ HARD_LIMIT_BYTES = 64 * 1024 * 1024
 class PipeWrite:
     """A PipeReply in the output queue: filled when its turn comes, then spliced until all of it is sent."""
 
-    __slots__ = ("_head", "_instead", "_left", "reply")
+    __slots__ = ("_head", "_instead", "_left", "reply", "size")
 
     def __init__(self, reply: PipeReply, head: bytes, instead: Callable[[Exception], bytes]) -> None:
         self.reply = reply
         self._head = head
         self._instead = instead
         self._left: int | None = None
+        self.size = len(head) + reply.length
 
     def fill(self) -> bytes | None:
         """Have the pipe filled, once. Bytes are returned to be sent in its place when that failed."""
@@ -43,7 +44,7 @@ class PipeWrite:
             self.reply.fill(self._head)
         except Exception as error:  # noqa: BLE001  # handlers' code: any failure is the call's status
             return self._instead(error)
-        self._left = len(self._head) + self.reply.length
+        self._left = self.size
         return None
 
     def splice(self, sock_fd: int) -> bool:
@@ -157,6 +158,7 @@ class Transport:
             self._finish(write.reply, delivered=False)
             return
         self._queue.append(write)
+        self.queued_bytes += write.size
         if len(self._queue) == 1:
             self._flush()
 
@@ -193,10 +195,11 @@ class Transport:
                     if not item.splice(self._sock.fileno()):
                         return False
                     queue.popleft()
+                    self.queued_bytes -= item.size
                     self._finish(item.reply, delivered=True)
                     continue
                 queue[0] = memoryview(instead)
-                self.queued_bytes += len(instead)
+                self.queued_bytes += len(instead) - item.size
                 self._finish(item.reply, delivered=False)
                 continue
             try:
