@@ -51,7 +51,8 @@ def test_readme_begins_with_the_two_commands() -> None:
     assert [line.split("#")[0].strip() for line in blocks[0].splitlines()] == ["scripts/run", "scripts/test"]
 
 
-def test_every_decision_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "README.md").read_text()
-    decisions = {file.name for file in (ROOT / "docs" / "decisions").glob("*.md")}
-    assert {name for name in decisions if f"decisions/{name}" not in index} == set()
+def test_every_document_and_decision_is_in_the_index() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text()
+    written = {str(file.relative_to(docs)) for file in docs.rglob("*.md")} - {"README.md"}
+    assert {name for name in written if f"]({name})" not in index} == set()
