@@ -66,24 +66,10 @@ def run_supervised(channel: AgentChannel) -> None:
 
 def prepare_process() -> None:
     """What must hold before anything else is imported or made."""
+    from kata_agent.spare import spare_imports
+
     spare_imports()
     os.umask(0o022)  # modes are meant as they are written; whoever started us may have thought otherwise
-
-
-def spare_imports() -> None:
-    """Keep out two modules that libraries import and nothing here uses. Only in the agent's own process.
-
-    `ssl` (asyncio): the guest has no OpenSSL, elsewhere it costs 4.5 MB and 20 ms; a module that is None is, to
-    asyncio, not installed. protobuf's pure Python implementation (1.1 MB, 7 ms) is imported beside the compiled
-    one and then not called; an empty module stands for it, if the compiled one is there.
-    """
-    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # what the import system documents for this
-    try:
-        import google._upb._message  # noqa: F401
-    except ImportError:
-        return
-    name = "google.protobuf.internal.python_message"
-    sys.modules.setdefault(name, type(sys)(name))
 
 
 def read_settings(path: str | None) -> Reading:
