@@ -1,8 +1,10 @@
-"""`connect` against a served agent: the notation end to end, exit statuses, what is printed, and that calls arrive as meant."""
+"""`connect` against a served agent: the notation end to end, exit statuses, output, and that calls arrive as meant."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,34 +193,22 @@ def test_generated_ids_are_64_hexadecimal_digits(capsys: pytest.CaptureFixture[s
 
 
 def test_a_reconnecting_client_waits_through_the_agents_absence(path: str) -> None:
-    """The wait begins on one server, which goes away, and ends on the next."""
+    """The wait is sent to an agent that dies without a word, and is answered by the next one on the same socket."""
 
     async def live() -> int:
-        import asyncio
-
-        asked_first = asyncio.Event()
-        first_ends = asyncio.Event()
-
-        async def never(_request: object) -> pb.WaitProcessResponse:
-            asked_first.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        async def serve_first() -> None:
-            async with serve_table(path, {"WaitProcess": never}):
-                await first_ends.wait()
-
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(serve_first())
-            while not Path(path).exists():
-                await asyncio.sleep(0)
-            async with await connect(f"unix://{path}", 5, reconnect=True) as client:
-                waiting = group.create_task(client.wait_process(pb.WaitProcessRequest()))  # type: ignore[arg-type]
-                await asked_first.wait()
-                serving.cancel()
-                await asyncio.wait([serving])
-                async with serve_table(path, {"WaitProcess": lambda _: pb.WaitProcessResponse(status=5)}):
-                    return (await waiting).status
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.bind(path)
+            dying.listen()
+            dying.settimeout(0)
+            client = await connect(f"unix://{path}", 5, reconnect=True)
+            connection, _ = await loop.sock_accept(dying)
+            waiting = asyncio.ensure_future(client.wait_process())  # noqa: TID251 - lives across both servers
+            with connection:
+                connection.settimeout(0)
+                assert await loop.sock_recv(connection, 4096)
+        async with serve_table(path, {"WaitProcess": lambda _: pb.WaitProcessResponse(status=5)}), client:
+            return (await waiting).status
 
     assert run(live()) == 5
 

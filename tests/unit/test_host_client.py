@@ -117,10 +117,13 @@ def test_a_sandbox_makes_its_calls_in_the_order_of_katas_runtime() -> None:
     caller = FakeCaller()
 
     async def live() -> None:
-        async with open_sandbox(AgentClient(caller)) as sandbox:
-            async with sandbox.container(plan_spec(ProcessPlan(["true"]), "/rootfs"), "c" * 64) as container:
-                await container.start()
-                await container.wait()
+        spec = plan_spec(ProcessPlan(["true"]), "/rootfs")
+        async with (
+            open_sandbox(AgentClient(caller)) as sandbox,
+            sandbox.container(spec, "c" * 64) as container,
+        ):
+            await container.start()
+            await container.wait()
 
     run(live())
     assert caller.names == [
@@ -147,9 +150,8 @@ def test_a_container_whose_start_fails_is_removed_and_the_failure_is_told() -> N
     )
 
     async def live() -> None:
-        async with open_sandbox(AgentClient(caller)) as sandbox:
-            async with sandbox.container({}) as container:
-                await container.start()
+        async with open_sandbox(AgentClient(caller)) as sandbox, sandbox.container({}) as container:
+            await container.start()
 
     with pytest.raises(StatusError, match="no memory"):
         run(live())

@@ -16,7 +16,7 @@ from kata_host.vm.process import Child, ChildFailed, read_tail, run_while_alive
 from kata_testing.fake_host import run
 
 END_TIMEOUT_S = 10
-GRANDCHILD = "sleep 1000 & echo $!; wait"
+GRANDCHILD = "sleep 1000 & echo $! > $0; wait"
 
 
 def is_alive(pid: int) -> bool:
@@ -26,17 +26,21 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-async def wait_output(log: Path) -> str:
-    """The first line of a child's output."""
-    while not (text := log.read_text()).endswith("\n"):
-        await asyncio.sleep(0)
-    return text.strip()
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
 
 
-def test_leaving_the_context_ends_the_whole_group(tmp_path: Path) -> None:
+async def read_line(fifo: Path) -> str:
+    """What a child writes to a fifo once it is ready."""
+    return (await asyncio.to_thread(fifo.read_text)).strip()
+
+
+def test_leaving_the_context_ends_the_whole_group(tmp_path: Path, fifo: Path) -> None:
     async def live() -> tuple[int, int]:
-        async with Child("sh", ["sh", "-c", GRANDCHILD], log=tmp_path / "log") as child:
-            grandchild = int(await wait_output(tmp_path / "log"))
+        async with Child("sh", ["sh", "-c", GRANDCHILD, str(fifo)], log=tmp_path / "log") as child:
+            grandchild = int(await read_line(fifo))
             assert is_alive(child.pid)
             assert is_alive(grandchild)
         return child.pid, grandchild
@@ -44,12 +48,12 @@ def test_leaving_the_context_ends_the_whole_group(tmp_path: Path) -> None:
     assert [is_alive(pid) for pid in run(live())] == [False, False]
 
 
-def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    script = "trap '' TERM; echo ready; sleep 1000"
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, fifo: Path) -> None:
+    script = "trap '' TERM; echo ready > $0; sleep 1000"
 
     async def live() -> int | None:
-        async with Child("sh", ["sh", "-c", script], log=tmp_path / "log") as child:
-            await wait_output(tmp_path / "log")
+        async with Child("sh", ["sh", "-c", script, str(fifo)], log=tmp_path / "log") as child:
+            await read_line(fifo)
             await child.stop(grace_s=0.05)
         return child.returncode
 

@@ -96,7 +96,7 @@ def test_a_virtiofsd_that_does_not_run_here_is_passed_over(tmp_path: Path) -> No
     for program in (broken, good):
         program.chmod(0o755)
     assert virtiofs.find_virtiofsd((tmp_path / "absent", broken, good)) == (good, "--shared-dir\n")
-    with pytest.raises(VmError, match="GLIBC_2.39 not found.*install qemu-system-common"):
+    with pytest.raises(VmError, match=r"GLIBC_2\.39 not found.*install qemu-system-common"):
         virtiofs.find_virtiofsd((broken,))
 
 
@@ -133,7 +133,8 @@ def test_kvm_that_boots_no_kernel_is_told_by_the_vmms_own_words(tmp_path: Path) 
     answer = run(accel._try_kvm(str(program), tmp_path / "vmlinuz", tmp_path))
     assert answer == Accelerator("tcg", "no guest starts under KVM: failed to set MSR")
     program.write_text(
-        '#!/bin/sh\nfor word; do case $word in file:*) echo "Kernel panic - not syncing: VFS: x" > ${word#file:};; esac; done\n'
+        "#!/bin/sh\nfor word; do case $word in file:*)"
+        ' echo "Kernel panic - not syncing: VFS: x" > ${word#file:};; esac; done\n'
     )
     assert run(accel._try_kvm(str(program), tmp_path / "vmlinuz", tmp_path)).name == "kvm"
     assert [path.name for path in tmp_path.iterdir()] == ["qemu"]

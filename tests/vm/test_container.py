@@ -104,15 +104,15 @@ def test_a_terminal_has_the_size_it_is_told_and_hears_of_changes(guest: Guest) -
     script = "trap 'stty size; exit 4' WINCH; tty; echo ready; while :; do sleep 0.1; done"
 
     async def run() -> tuple[int, bytes]:
-        async with guest.connect() as sandbox:
-            async with sandbox.container(plan("sh", "-c", script, terminal=True)) as container:
-                await container.start()
-                output = b""
-                async for data in container.read_stdout():
-                    output += data
-                    if output.endswith(b"ready\r\n"):
-                        await container.resize(33, 111)
-                return await container.wait(30), output
+        spec = plan("sh", "-c", script, terminal=True)
+        async with guest.connect() as sandbox, sandbox.container(spec) as container:
+            await container.start()
+            output = b""
+            async for data in container.read_stdout():
+                output += data
+                if output.endswith(b"ready\r\n"):
+                    await container.resize(33, 111)
+            return await container.wait(30), output
 
     status, output = asyncio.run(run())
     assert (status, output.split()) == (4, [b"/dev/pts/0", b"ready", b"33", b"111"])

@@ -68,10 +68,10 @@ def test_the_share_shows_what_the_host_writes(guest: Guest) -> None:
     (guest.share / "busybox/etc/note").touch()
 
     async def look() -> bytes:
-        async with guest.connect() as sandbox:
-            async with sandbox.container(plan("cat", "/etc/note", binds=[share])) as container:
-                await container.start()
-                return await read_all(container)
+        spec = plan("cat", "/etc/note", binds=[share])
+        async with guest.connect() as sandbox, sandbox.container(spec) as container:
+            await container.start()
+            return await read_all(container)
 
     assert asyncio.run(look()) == b"from the host\n"
 

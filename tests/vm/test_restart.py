@@ -1,7 +1,8 @@
 """The agent is killed while a container prints: PID 1 starts it again, and the container never notices.
 
-A process inside a container cannot name the agent in a signal: it lives in a descendant's pid namespace. So the kernel is asked to do it: the
-agent is made the first choice of the out-of-memory killer, which is then called by hand (sysrq f). It is a SIGKILL like any other.
+A process inside a container cannot name the agent in a signal: it lives in a descendant's pid namespace. So the kernel
+is asked to do it: the agent is made the first choice of the out-of-memory killer, which is then called by hand
+(sysrq f). It is a SIGKILL like any other.
 """
 
 from __future__ import annotations
