@@ -107,10 +107,13 @@ class Machine:
 
     def agent_pid(self) -> int:
         """The agent's id as the machine sees it."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        named = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "kata-agent\n"]
-        assert len(named) == 1, f"children of PID 1: {children}"
-        return int(named[0])
+        named = [pid for pid in self.children() if Path(f"/proc/{pid}/comm").read_text() == "kata-agent\n"]
+        assert len(named) == 1, f"children of PID 1: {self.children()}"
+        return named[0]
+
+    def children(self) -> list[int]:
+        """The children of PID 1 as the machine sees them."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def connect(self) -> Peer:
         return Peer(self.socket)

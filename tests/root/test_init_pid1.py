@@ -80,6 +80,21 @@ def test_kill_9_of_the_agent_loses_no_descriptor_and_no_exit(tmp_path: Path) -> 
         assert "agent ended: signal 9; it is started again in 0 ms" in machine.log
 
 
+def test_an_exit_while_there_is_no_agent_reaches_the_next_one(tmp_path: Path) -> None:
+    with start_machine(tmp_path) as machine:
+        machine.wait_ready()
+        agent = machine.agent_pid()
+        with machine.connect() as peer:
+            peer.say("hold")
+            held = peer.expect("held ")
+            (outside,) = (pid for pid in machine.children() if pid != agent)
+            os.kill(agent, signal.SIGKILL)
+            os.kill(outside, signal.SIGKILL)
+        assert machine.wait_ring().startswith("agent ready ")
+        with machine.connect() as peer:
+            assert peer.expect(f"exit {held} ").split()[1:] == ["None", "9"]
+
+
 def test_what_the_agent_sent_last_before_its_death_counts(tmp_path: Path) -> None:
     with start_machine(tmp_path) as machine:
         machine.wait_ready()
