@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from kata_protocols.aio.reply import PipeReply
 
-SCRATCH_BYTES = 256 * 1024
+SCRATCH_BYTES = 64 * 1024
 HARD_LIMIT_BYTES = 64 * 1024 * 1024
 
 

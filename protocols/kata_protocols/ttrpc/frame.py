@@ -97,7 +97,11 @@ class FrameReader:
         end = start + length
         data = self._buffer[start:end]
         self._position = end
-        return Frame(stream_id, kind, flags, data if type(data) is bytes else bytes(data))
+        if type(data) is not bytes:
+            data = bytes(data)
+            if end == len(self._buffer):  # an idle connection must not keep its largest message
+                self._buffer, self._position = b"", 0
+        return Frame(stream_id, kind, flags, data)
 
     def _begin_skip(self, oversized: Oversized) -> Oversized | None:
         self._position += HEADER_BYTES
