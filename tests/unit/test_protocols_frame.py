@@ -82,3 +82,13 @@ def test_an_oversized_frame_is_reported_only_after_its_last_byte() -> None:
     assert reader.inside_frame
     reader.receive(b"x")
     assert drain(reader) == [Oversized(7, 1, LIMIT + 1)]
+
+
+def test_an_idle_reader_keeps_nothing_of_a_large_frame() -> None:
+    reader = FrameReader(1 << 20)
+    data = encode_frame(1, 1, 0, b"x" * (1 << 20))
+    reader.receive(data[:5000])
+    assert drain(reader) == []
+    reader.receive(data[5000:])
+    assert len(drain(reader)) == 1
+    assert len(reader._buffer) == 0
