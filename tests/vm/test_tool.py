@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import select
 import signal
 import subprocess
+import termios
+import tty
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -157,3 +161,36 @@ def test_connect_speaks_to_the_guest_through_the_hybrid_socket(guest: Guest) -> 
     check, version = map(json.loads, done.stdout.splitlines())
     assert check == {"status": "SERVING"}
     assert version["agent_version"]
+
+
+def test_a_terminal_goes_through_with_its_size_and_its_keys(vm_dir: Path) -> None:
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    termios.tcsetwinsize(ours, (30, 90))
+    script = "trap 'stty size; exit 6' INT; stty size; echo ready; while :; do sleep 0.1; done"
+    tool = subprocess.Popen(
+        [TOOL, "run", "--tty", "--", "sh", "-c", script],
+        env={**os.environ, "KATA_VM_DIR": str(vm_dir)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    with open(ours, "r+b", buffering=0) as terminal:
+        assert read_until(terminal, b"ready\r\n") == b"30 90\r\nready\r\n"
+        termios.tcsetwinsize(ours, (40, 120))
+        tool.send_signal(signal.SIGWINCH)
+        terminal.write(b"\x03")
+        assert read_until(terminal, b"120\r\n").endswith(b"40 120\r\n")
+        _, errors = tool.communicate(timeout=END_TIMEOUT_S)
+    assert (tool.returncode, errors) == (6, b"")
+    assert_nothing_left(vm_dir)
+
+
+def read_until(terminal: IO[bytes], end: bytes) -> bytes:
+    output = b""
+    while not output.endswith(end):
+        assert select.select([terminal], [], [], END_TIMEOUT_S)[0], f"only {output!r} in time"
+        output += terminal.read(4096)
+    return output
