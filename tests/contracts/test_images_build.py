@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from kata_images.elf import module_info, read_sections
 from kata_images.kernel import BOOT_LIST
 from kata_images.layers import check_libraries
 from kata_images.manifest import describe_file
-from kata_testing.repository import BUILD, GUEST
+from kata_testing.repository import BUILD, GUEST, ROOT
 
 pytestmark = pytest.mark.requires("guest-image")
 
@@ -197,40 +199,80 @@ def test_the_guests_own_python_imports_everything_that_may_be_asked_for(tree: Tr
     assert version.stdout.startswith(b"kata-agent version ")
 
 
-def build(output: Path, cache: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    argv = [
-        sys.executable,
-        "-m",
-        "kata_images.cli",
-        "build",
-        "--offline",
-        "--output",
-        str(output),
-        "--cache",
-        str(cache),
-    ]
-    return subprocess.run([*argv, *more], capture_output=True, text=True, timeout=300, check=False)
+class Assembly:
+    """Whole assemblies, quickly compressed: packages and what was compiled come from the cache, the rest is made anew.
 
+    Of a copy of the sources: an edit while the tests run must not look like a difference.
+    """
 
-@pytest.mark.requires("root")
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two whole assemblies; packages and what was compiled are taken from the cache, everything else is made anew."""
-    recipe = Path(__file__).parents[2] / "images/recipes/default.toml"
-    quick = tmp_path / "recipes"
-    quick.mkdir()
-    text = recipe.read_text().replace("compression = 19", "compression = 1")
-    (quick / "quick.toml").write_text(text)
-    (quick / "guest-requirements.txt").write_bytes((recipe.parent / "guest-requirements.txt").read_bytes())
-    outputs = []
-    for name in ("one", "two"):
-        cache = tmp_path / name / "cache"
-        cache.mkdir(parents=True)
-        for kept in ("apt", "archives", "packages", "compiled"):
-            (cache / kept).symlink_to(BUILD / "cache" / kept)
-        done = build(tmp_path / name / "guest", cache, "--recipe", str(quick / "quick.toml"))
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sources = folder / "sources"
+        for package in (
+            "images/kata_images",
+            "protocols/kata_protocols",
+            "init/kata_linux",
+            "init/kata_init",
+            "agent/kata_agent",
+        ):
+            shutil.copytree(
+                ROOT / package,
+                self._sources / Path(package).name,
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
+        original = ROOT / "images" / "recipes"
+        self._recipe = folder / "quick.toml"
+        text = (original / "default.toml").read_text()
+        self._recipe.write_text(text.replace("compression = 19", "compression = 1"))
+        (folder / "guest-requirements.txt").write_bytes((original / "guest-requirements.txt").read_bytes())
+
+    def build(self, name: str, *before: str) -> tuple[dict[str, str], str]:
+        """Return each layer's digest and what was said."""
+        output, cache = self._folder / name / "guest", self._folder / name / "cache"
+        if not cache.exists():
+            cache.mkdir(parents=True)
+            for kept in ("apt", "archives", "packages", "compiled"):
+                (cache / kept).symlink_to(BUILD / "cache" / kept)
+        argv = [
+            *before,
+            sys.executable,
+            "-m",
+            "kata_images.cli",
+            "build",
+            "--offline",
+            "--recipe",
+            str(self._recipe),
+        ]
+        argv += ["--output", str(output), "--cache", str(cache)]
+        environment = os.environ | {"PYTHONPATH": str(self._sources), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, env=environment)
         assert done.returncode == 0, done.stderr
-        outputs.append(describe_file(tmp_path / name / "guest" / "initrd.img"))
-        assert list((cache / "tmp").iterdir()) == []
-    assert outputs[0] == outputs[1]
-    again = build(tmp_path / "two" / "guest", cache, "--recipe", str(quick / "quick.toml"))
-    assert again.stderr.splitlines() == [f"kata-image: up to date: {tmp_path / 'two' / 'guest'}"]
+        assert not (cache / "tmp").exists() or list((cache / "tmp").iterdir()) == []
+        document = json.loads((output / "manifest.json").read_text())
+        assert describe_file(output / "initrd.img") == document["outputs"]["initrd.img"]
+        return {layer["name"]: layer["sha256"] for layer in document["layers"]}, done.stderr
+
+
+@pytest.fixture(scope="module")
+def assembly(tmp_path_factory: pytest.TempPathFactory) -> Assembly:
+    return Assembly(tmp_path_factory.mktemp("assembly"))
+
+
+def test_the_same_inputs_give_the_same_bytes(assembly: Assembly) -> None:
+    first, _ = assembly.build("one")
+    second, _ = assembly.build("two")
+    assert first == second
+
+
+def test_a_second_build_does_nothing_and_says_so(assembly: Assembly) -> None:
+    first, _ = assembly.build("one")
+    again, said = assembly.build("one")
+    assert again == first
+    assert re.fullmatch(r"kata-image: up to date: \S+/one/guest\n", said)
+
+
+@pytest.mark.requires("userns")
+def test_an_ordinary_user_gets_the_same_bytes(assembly: Assembly) -> None:
+    first, _ = assembly.build("one")
+    other, _ = assembly.build("user", "unshare", "--user", "--map-user=1000", "--map-group=1000")
+    assert other == first
