@@ -115,7 +115,10 @@ def _reopen_terminal(fd: int) -> int:
     """
     if not os.isatty(fd):
         return fd
-    return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return fd  # a console that cannot be opened again may block, which is better than no log and no agent
 
 
 def timestamp(time_ns: int) -> str:
