@@ -37,6 +37,7 @@ PENDING_REFUSALS = 64
 _CUT_OFF = "it was cut off: too long, or more descriptors than this process may receive"
 _CONTROL_SPACE = _socket.CMSG_SPACE(MAX_FDS * 4)
 _RECEIVE_FLAGS = _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
+_FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)  # all pass when the peer reads
 _SEND_FLAGS = _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
 
 
@@ -289,8 +290,10 @@ def _send(end: _socket.socket, packet: bytes, fds: Sequence[int] = ()) -> bool:
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))] if fds else []
     try:
         end.sendmsg([packet], rights, _SEND_FLAGS)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        if error.errno in _FULL:
+            return False
+        raise
     return True
 
 

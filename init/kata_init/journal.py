@@ -49,9 +49,9 @@ class Journal:
         self._write(kmsg.ERROR, text)
 
     def mark(self, step: str) -> int:
-        """Note that this step of the boot is done; gives the stamp."""
+        """Note that this step of the boot is done; gives the stamp. A later life of the agent replaces an earlier."""
         stamp = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self.steps.append((step, stamp))
+        self.steps = [*(entry for entry in self.steps if entry[0] != step), (step, stamp)]
         return stamp
 
     def _write(self, level: int, text: str) -> None:

@@ -138,34 +138,46 @@ class Supervisor:
     def _start_agent_if_due(self) -> None:
         if self.agent_pid or self._start_at_ns is None or time.monotonic_ns() < self._start_at_ns:
             return
+        try:
+            self._start_agent()
+        except OSError as error:  # no memory, no process id, no descriptor: all may be there a moment later
+            self._plan_restart(f"cannot be forked: {error}")
+        self._pump()
+
+    def _start_agent(self) -> None:
         ours, theirs = control.open_pair()
         try:
             self._journal.mark("agent forked")
             plan = self._plan
             self.agent_pid = fork_agent(plan.agent_entry, plan.words, theirs, self._mask, plan.log_path)
+            self._channel = control.InitChannel(ours, self.ledger, self.store, self._journal.steps)
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        self._channel = control.InitChannel(ours, self.ledger, self.store, self._journal.steps)
-        self._pump()
 
     def _agent_ended(self, entry: exits.Exit) -> None:
+        self.agent_pid = 0  # first of all: it is reaped, so the number may be another process's by now
         while self._take_packets():
             pass  # a batch each: what was sent before the end counts, a `store` above all
-        self.agent_pid = 0
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         how = f"exit code {entry.code}" if entry.signal is None else f"signal {entry.signal}"
         if self.asked_by_agent or self._start_at_ns is None:
             self._journal.info(f"agent ended: {how}")
-            return
+        else:
+            self._plan_restart(f"ended: {how}")
+
+    def _plan_restart(self, how: str) -> None:
         delay_ns = self._backoff.next_delay_ns()
         if delay_ns is None:
-            self.reason = f"the agent ended {ATTEMPTS} times in a row before it was ready, at last with {how}"
+            self.reason = f"the agent was started {ATTEMPTS} times and never ready; at last it {how}"
             self._start_at_ns = None
             self._journal.error(self.reason)
             return
-        self._journal.error(f"agent ended: {how}; it is started again in {delay_ns // 1_000_000} ms")
+        self._journal.error(f"agent {how}; it is started again in {delay_ns // 1_000_000} ms")
         self._start_at_ns = time.monotonic_ns() + delay_ns
 
     def _take_packets(self) -> bool:

@@ -95,6 +95,24 @@ def test_an_exit_while_there_is_no_agent_reaches_the_next_one(tmp_path: Path) ->
             assert peer.expect(f"exit {held} ").split()[1:] == ["None", "9"]
 
 
+def test_the_agent_may_die_any_number_of_times_once_it_was_ready(tmp_path: Path) -> None:
+    with start_machine(tmp_path) as machine:
+        machine.wait_ready()
+        for _ in range(20):
+            agent = machine.agent_pid()
+            with machine.connect() as peer:
+                peer.say("hold")
+                held = peer.expect("held ")
+                (outside,) = (pid for pid in machine.children() if pid != agent)
+                os.kill(outside, signal.SIGKILL)  # both deaths at once: neither may hide the other
+                os.kill(agent, signal.SIGKILL)
+            assert machine.wait_ring().startswith("agent ready ")
+            with machine.connect() as peer:
+                peer.expect(f"exit {held} ")
+                boot = next(line for line in peer.seen if line.startswith("boot "))
+                assert len(boot.split()) == 6, "the time line grows with each death"
+
+
 def test_what_the_agent_sent_last_before_its_death_counts(tmp_path: Path) -> None:
     with start_machine(tmp_path) as machine:
         machine.wait_ready()
@@ -180,9 +198,7 @@ def test_an_agent_that_never_gets_ready_ends_the_machine_with_the_reason(tmp_pat
     with start_machine(tmp_path, "kata.agent=kata_testing.fake_agent:fail") as machine:
         assert machine.wait() == 0
         assert machine.log.count("RuntimeError: this agent cannot start") == 10
-        assert (
-            "the agent ended 10 times in a row before it was ready, at last with exit code 70" in machine.log
-        )
+        assert "the agent was started 10 times and never ready; at last it ended: exit code 70" in machine.log
 
 
 def test_the_last_resort_tells_the_reason_and_where_it_happened(tmp_path: Path) -> None:
