@@ -1,4 +1,4 @@
-"""Program: every verb of `Containers` is cancelled at each of its awaits, and afterwards nothing is left.
+"""Program: every verb of `Containers` is cancelled at each of its awaits, a removal is late; nothing is left.
 
 Run as root, as a process of its own (it makes itself a private mount namespace). Prints one line for each await that
 was tried and ends with status 1 at the first trace that is left.
@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 
 from kata_agent import standalone
 from kata_agent.containers.registry import ContainerRequest, Containers, Settings
+from kata_agent.errors import TimedOut, UnknownContainer
 from kata_agent.processes.exits import ExitBook, attach_reaper
 from kata_init.exits import reap
 from kata_testing.native import busybox_root
 from kata_testing.requires import crun_path
+from kata_testing.wire import outcome
 
 ID = f"cancelled-{os.getpid()}"
 BASE = "/run/kata-agent/base"
@@ -39,6 +41,8 @@ class CountedStorages:
 
     def __init__(self) -> None:
         self.mounted = 0
+        self.may_release = asyncio.Event()
+        self.may_release.set()
 
     async def mount(self, container_id: str, storages: Any) -> tuple[str, ...]:
         """Mount one; an await of its own follows."""
@@ -46,7 +50,8 @@ class CountedStorages:
         return ("one",)
 
     async def release(self, container_id: str, names: tuple[str, ...]) -> None:
-        """Release it."""
+        """Release it, when it may be."""
+        await self.may_release.wait()
         self.mounted -= len(names)
 
     def adopt(self, container_id: str, names: tuple[str, ...]) -> None:
@@ -123,6 +128,22 @@ async def try_all(
         number += 1
 
 
+async def try_late_removal(containers: Containers, storages: CountedStorages) -> None:
+    """A removal that is not done in time says so and goes on to its end."""
+    await containers.create(request())
+    storages.may_release.clear()
+    try:
+        await containers.remove(ID, timeout_s=0.01)
+    except TimedOut as error:
+        sys.stdout.write(f"late {error}\n")
+    async with asyncio.TaskGroup() as group:
+        second = group.create_task(outcome(containers.remove(ID)))
+        await asyncio.sleep(0)
+        storages.may_release.set()
+    if not isinstance(second.result(), UnknownContainer) or traces(storages):
+        raise SystemExit(f"a late removal ended with {second.result()!r} and left {traces(storages)}")
+
+
 async def main() -> None:
     """All verbs."""
     crun = crun_path()
@@ -142,6 +163,7 @@ async def main() -> None:
         await try_all("create", containers, storages, lambda: containers.create(request()))
         await try_all("exec", containers, storages, lambda: containers.exec(ID, "e", dict(process)))
         await try_all("remove", containers, storages, lambda: containers.remove(ID))
+        await try_late_removal(containers, storages)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from kata_testing.repository import ROOT
 pytestmark = pytest.mark.requires(*NEEDS)
 
 
-def test_cancelled_at_each_await_nothing_is_left():
+def test_cancelled_at_each_await_or_late_nothing_is_left():
     done = subprocess.run(
         [sys.executable, "-m", "kata_testing.cancelled"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
@@ -30,3 +30,5 @@ def test_cancelled_at_each_await_nothing_is_left():
         "exec": True,
         "remove": True,
     }
+    late = done.stdout.splitlines()[-1]
+    assert late.startswith("late ETIME: remove cancelled-")

@@ -13,7 +13,7 @@ import pytest
 
 from kata_protocols import services
 from kata_protocols.status import Code, StatusError
-from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_spec
+from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, native_agent, oci_spec
 from kata_testing.wire import outcome, run_async
 
 pytestmark = [
@@ -107,6 +107,20 @@ def test_any_number_of_waiters_get_the_status_before_and_after_the_exit(tmp_path
                 await agent.call("WriteStdin", container_id=container, data=b"go\n")
             assert [task.result() for task in early] == [3, 3, 3]
             assert await agent.wait(container, container) == 3
+
+    run_async(body())
+
+
+def test_waiters_get_the_status_of_what_a_removal_kills(tmp_path, supervised):
+    async def body():
+        async with native_agent(tmp_path, supervised=supervised) as agent:
+            container = await agent.run("sleep", "1000")
+            await agent.exec(container, "e", "sleep", "1000")
+            async with asyncio.TaskGroup() as group:
+                waiters = [group.create_task(agent.wait(container, name)) for name in ("", "e")]
+                await agent.check()
+                await agent.remove(container)
+            assert [waiter.result() for waiter in waiters] == [signal.SIGKILL, signal.SIGKILL]
 
     run_async(body())
 
@@ -206,6 +220,29 @@ def test_a_bad_request_is_refused_by_name(tmp_path, supervised, container_id, ch
         async with native_agent(tmp_path, supervised=supervised) as agent:
             assert text in (await refusal(agent.create(container_id, "true", **change))).message
             assert traces(agent, "fine") == []
+
+    run_async(body())
+
+
+def test_a_storage_mounted_as_the_root_is_left_to_its_owner(tmp_path, supervised):
+    async def body():
+        async with native_agent(tmp_path, supervised=supervised) as agent:
+            container = fresh_id()
+            point = f"/run/kata-containers/{container}/rootfs"
+            storage = {"driver": "bind", "source": str(busybox_root()), "mount_point": point}
+            storage |= {"fstype": "bind", "options": ["bind"]}
+            for command in ("no-such", "true"):
+                spec = oci_spec(command, root=point)
+                request = {"container_id": container, "OCI": spec, "storages": [storage]}
+                result = await outcome(agent.call("CreateContainer", **request))
+                if command == "no-such":
+                    assert "was not found" in str(result)
+                    assert traces(agent, container) == []
+            await agent.call("StartContainer", container_id=container)
+            assert await agent.wait(container) == 0
+            await agent.call("RemoveContainer", container_id=container)
+            assert traces(agent, container) == []
+            assert (busybox_root() / "bin/busybox").exists()
 
     run_async(body())
 

@@ -18,7 +18,9 @@ def test_a_good_id(name):
     check_container_id(name)
 
 
-@pytest.mark.parametrize("name", ["", "a", ".a", "-a", "a/b", "a b", "..", "a\0", "a" * 256, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "a", ".a", "-a", "a/b", "a b", "..", "a\0", "a" * 256, "ä" * 128, "a\n", "shared"]
+)
 def test_a_bad_id_is_named(name):
     with pytest.raises(InvalidRequest, match="Invalid container id"):
         check_container_id(name)
@@ -54,6 +56,7 @@ def test_the_state_file_holds_what_the_next_agent_needs(tmp_path):
     assert statefile.load(str(tmp_path)) is None
     container = Container("c1")
     container.cgroup, container.hook_kinds, container.storages = "/x", ("poststop",), ("s1", "s2")
+    container.root_mounted = False
     container.process_spec, container.shares_pids = {"args": ["a"]}, True
     container.advance("created")
     container.add_process("c1").pid = 17
@@ -62,7 +65,16 @@ def test_the_state_file_holds_what_the_next_agent_needs(tmp_path):
     statefile.save(container, str(tmp_path))
     loaded = statefile.load(str(tmp_path))
     assert loaded is not None
-    for field in ("id", "state", "cgroup", "hook_kinds", "storages", "process_spec", "shares_pids"):
+    for field in (
+        "id",
+        "state",
+        "cgroup",
+        "hook_kinds",
+        "storages",
+        "root_mounted",
+        "process_spec",
+        "shares_pids",
+    ):
         assert getattr(loaded, field) == getattr(container, field), field
     assert loaded.init.pid == 17
     assert (loaded.process("e").number, loaded.process("e").start_time, loaded.process("e").terminal) == (

@@ -1,18 +1,17 @@
 """The bundle: the folder that crun is given, with `config.json` and the root file system bound at `rootfs`.
 
-Owns that folder and the one mount in it. Must not know: storages, processes. Follows: Kata's agent, CreateContainer.
+Owns that folder and the one mount that it makes in it; a storage may have been mounted at `rootfs` before, which is
+not ours. Must not know: storages, processes. Follows: Kata's agent, CreateContainer.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kata_agent.errors import InvalidRequest
 from kata_linux import mount
-
-if TYPE_CHECKING:
-    from kata_agent.containers.undo import Undo
 
 
 def check_root(path: str) -> None:
@@ -26,18 +25,24 @@ def check_root(path: str) -> None:
         raise InvalidRequest(f"root path {path}: a part of it is a symbolic link")
 
 
-def make(bundle: str, root: str, undo: Undo) -> None:
-    """Make the folder and bind `root` at its `rootfs`, unless a storage is mounted there already."""
-    if not os.path.isdir(bundle):
-        os.makedirs(bundle, 0o711)
-        undo.push(f"remove {bundle}", lambda: remove(bundle, mounted=False))
+def make(bundle: str, root: str) -> bool:
+    """Make the folder and bind `root` at its `rootfs`; False when a storage made that folder already."""
     rootfs = f"{bundle}/rootfs"
     if os.path.isdir(rootfs):
-        return
+        return False
     check_root(root)
-    os.mkdir(rootfs, 0o755)
+    os.makedirs(rootfs, 0o755)
     mount.bind(root, rootfs)
-    undo.push(f"unmount {rootfs}", lambda: mount.umount(rootfs, mount.MNT_DETACH))
+    return True
+
+
+def unmount(bundle: str) -> None:
+    """Let go of the bound root; one that is not there (any more) is fine."""
+    try:
+        mount.umount(f"{bundle}/rootfs", mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
 
 
 def write_config(bundle: str, spec: dict[str, Any]) -> None:
@@ -48,20 +53,13 @@ def write_config(bundle: str, spec: dict[str, Any]) -> None:
         file.write(json.dumps(spec))
 
 
-def remove(bundle: str, *, mounted: bool) -> None:
-    """Unmount the root and remove the folder; nothing below `rootfs` is ever deleted."""
-    rootfs = f"{bundle}/rootfs"
-    if mounted:
-        try:
-            mount.umount(rootfs, mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if error.errno not in (22, 2):  # EINVAL: not mounted (any more); ENOENT: never was
-                raise
+def remove(bundle: str) -> None:
+    """Remove the folder; nothing below `rootfs` is ever deleted, EBUSY when something is mounted there still."""
     found = []
     for directory, folders, files in os.walk(bundle):
         if directory == bundle and "rootfs" in folders:
             folders.remove("rootfs")  # not looked into: what is mounted there is not ours
-            found.append(rootfs)
+            found.append(f"{bundle}/rootfs")
         found += [f"{directory}/{name}" for name in (*files, *folders)]
     for path in reversed(found):
         _remove_entry(path)

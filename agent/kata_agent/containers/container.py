@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # a health check every second must not fill the guest's memory.
 KEPT_EXECS = 64
 MAX_ID = 255
+# A container's folder lies beside these.
+RESERVED_IDS = ("shared", "sandbox", "image")
 
 
 class Container:
@@ -33,7 +35,8 @@ class Container:
         self.process_spec: dict[str, Any] = {}
         self.hook_kinds: tuple[str, ...] = ()
         self.storages: tuple[str, ...] = ()
-        self.root_mounted = False
+        self.root_mounted = True
+        """The root is a mount of ours, unless a storage is found to be mounted there."""
         self.shares_pids = False
         """Its pid namespace is the one that later containers of the sandbox may join."""
         self._starting = 0
@@ -66,10 +69,8 @@ class Container:
         """Take the exec id; AlreadyExists when it is taken. Ended execs beyond the bound are let go."""
         if exec_id in self._processes:
             raise AlreadyExists(f"exec id {exec_id!r} already exists in container {self.id}")
-        if "\0" in exec_id or len(exec_id) > MAX_ID:
-            raise InvalidRequest(
-                f"Invalid exec id {exec_id[:40]!r}: more than {MAX_ID} characters or a NUL in it"
-            )
+        if "\0" in exec_id or len(exec_id.encode()) > MAX_ID:
+            raise InvalidRequest(f"Invalid exec id {exec_id[:40]!r}: more than {MAX_ID} bytes or a NUL in it")
         process = Process(exec_id, self._next_number)
         self._next_number += 1
         self._processes[exec_id] = process
@@ -110,8 +111,10 @@ class Container:
 def check_container_id(container_id: str) -> None:
     """Letters, digits, `.`, `-`, `_`, beginning with a letter or digit; at least two characters."""
     rest = container_id[1:].replace(".", "a").replace("-", "a").replace("_", "a")
-    if not (container_id[:1].isalnum() and rest.isalnum() and len(container_id) <= MAX_ID):
+    if not (container_id[:1].isalnum() and rest.isalnum() and len(container_id.encode()) <= MAX_ID):
         raise InvalidRequest(
             f"Invalid container id {container_id[:40]!r}: begin with a letter or digit, "
             "go on with letters, digits, `.`, `-`, `_`, two characters at least"
         )
+    if container_id in RESERVED_IDS:
+        raise InvalidRequest(f"Invalid container id {container_id!r}: the guest has a folder of that name")

@@ -50,7 +50,8 @@ class Launcher:
         where = self._settings.bundle(container.id)
         if cgroup.is_populated(self._settings.cgroup_root + container.cgroup):
             raise WrongState(f"create {container.id}: cgroup {container.cgroup} is in use by others")
-        bundle.make(where, root, undo)
+        undo.push(f"unmount the root of {container.id}", lambda: self._remover.unmount_root(container))
+        container.root_mounted = bundle.make(where, root)
         bundle.write_config(where, spec)
         process = container.init
         undo.push("kill and remove what crun made", lambda: self._remover.clear(container))

@@ -273,6 +273,7 @@ class Containers:
             undo.push("remove our files", lambda: self._remover.remove_work(container))
             container.add_process(container.id)
             self._save(container)
+            undo.push("remove the bundle", lambda: self._remover.remove_bundle(container))
             if request.storages:
                 container.storages = await self._storages.mount(container.id, request.storages)
                 undo.push(
@@ -321,6 +322,7 @@ class Containers:
             await self._remover.remove(container)
             if container.storages:
                 await self._storages.release(container.id, container.storages)
+            self._remover.remove_bundle(container)
             self._remover.remove_work(container)
             self._drop(container)
 

@@ -36,14 +36,14 @@ class Remover:
         self._exits = exits
 
     async def remove(self, container: Container) -> None:
-        """All of the container but its storages and its entry in the registry."""
+        """All that runs of the container and what crun made of it, down to its root being let go."""
         await self._end_processes(container)
         for process in container.processes():
             process.discard(self._exits)
         if "poststop" in container.hook_kinds:
             await self._delete_with_hooks(container)
         await self.clear(container)
-        bundle.remove(self._settings.bundle(container.id), mounted=True)
+        self.unmount_root(container)
 
     async def clear(self, container: Container) -> None:
         """Kill whatever lives in the cgroup, then remove it and crun's state; what is not there is fine."""
@@ -55,6 +55,15 @@ class Remover:
         """Kill one process, if it was started."""
         if process.pid:
             send_to_process(process.pid, process.start_time, signal.SIGKILL)
+
+    def unmount_root(self, container: Container) -> None:
+        """Before the storages are released: one of them may hold the root. What a storage mounted there stays."""
+        if container.root_mounted:
+            bundle.unmount(self._settings.bundle(container.id))
+
+    def remove_bundle(self, container: Container) -> None:
+        """After the storages are released: one of them may be mounted in the bundle."""
+        bundle.remove(self._settings.bundle(container.id))
 
     def remove_work(self, container: Container) -> None:
         """Our own files, the last trace."""

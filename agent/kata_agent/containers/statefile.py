@@ -23,6 +23,7 @@ def save(container: Container, work: str) -> None:
         "cgroup": container.cgroup,
         "hook_kinds": container.hook_kinds,
         "storages": container.storages,
+        "root_mounted": container.root_mounted,
         "shares_pids": container.shares_pids,
         "process": container.process_spec,
         "processes": [
@@ -50,6 +51,7 @@ def load(work: str) -> Container | None:
     container.cgroup = fields["cgroup"]
     container.hook_kinds = tuple(fields["hook_kinds"])
     container.storages = tuple(fields["storages"])
+    container.root_mounted = fields["root_mounted"]
     container.shares_pids = fields["shares_pids"]
     container.process_spec = fields["process"]
     for exec_id, number, pid, start_time, terminal in fields["processes"]:
