@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from kata_host.client import AgentClient, Caller, Metadata
 from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, parse_address
 from kata_protocols.aio.client import Client, ConnectionLostError
-from kata_protocols.aio.dial import dial
+from kata_protocols.aio.dial import connect_once, dial
 from kata_protocols.services import Method
 
 DIAL_TIMEOUT_S = 30.0
@@ -29,9 +29,9 @@ REPEATABLE = frozenset(
 
 
 async def open_caller(address: Address | str, *, timeout_s: float = DIAL_TIMEOUT_S) -> Client:
-    """Dial and hand out the bare connection."""
+    """Dial and hand out the bare connection; with a `timeout_s` of 0 there is one attempt."""
     target = parse_address(address) if isinstance(address, str) else address
-    return Client(await dial(target, timeout_s=timeout_s))
+    return Client(await (dial(target, timeout_s=timeout_s) if timeout_s > 0 else connect_once(target)))
 
 
 async def connect(

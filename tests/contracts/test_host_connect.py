@@ -163,6 +163,11 @@ def test_list_alone_needs_no_agent(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("connect", "-c", "Check"), 2, "--server-address is missing"),
         (("connect", "--server-address", "unix:///x"), 2, "give commands with -c"),
+        (
+            ("connect", "--server-address", "unix:///no/x", "-c", "Check"),
+            1,
+            "connect to unix:///no/x: No such file",
+        ),
         (("connect", "--server-address", "ftp://x", "-c", "Check"), 1, "ftp"),
         (("connect", "--server-address", "unix:///x", "--timeout", "5", "-c", "Check"), 1, "duration '5'"),
         (("connect", "--server-address", "unix:///x", "--vm", "qemu", "-c", "Check"), 1, "vm start"),

@@ -40,12 +40,15 @@ async def read_line(fifo: Path) -> str:
 def test_leaving_the_context_ends_the_whole_group(tmp_path: Path, fifo: Path) -> None:
     async def live() -> tuple[int, int]:
         async with Child("sh", ["sh", "-c", GRANDCHILD, str(fifo)], log=tmp_path / "log") as child:
-            grandchild = int(await read_line(fifo))
+            grandchild = os.pidfd_open(int(await read_line(fifo)))
             assert is_alive(child.pid)
-            assert is_alive(grandchild)
+            assert not select.select([grandchild], [], [], 0)[0]
         return child.pid, grandchild
 
-    assert [is_alive(pid) for pid in run(live())] == [False, False]
+    pid, grandchild = run(live())
+    assert not is_alive(pid)
+    assert select.select([grandchild], [], [], END_TIMEOUT_S)[0], "the grandchild outlived its group's leader"
+    os.close(grandchild)
 
 
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, fifo: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import termios
 import tty
@@ -137,6 +138,18 @@ def test_an_agent_that_is_not_ready_in_time_is_told_and_ended(vm_dir: Path) -> N
     done = run_tool("run", "--timeout", "0.5", "--", "true", vm_dir=vm_dir)
     assert done.returncode == 1
     assert "the agent was not ready within 0.5 s (last seen: qemu answers" in done.stderr.decode()
+    assert_nothing_left(vm_dir)
+
+
+def test_a_machine_that_ends_under_a_command_is_told(vm_dir: Path) -> None:
+    tool = start_run(vm_dir, "sh", "-c", "echo ready; sleep 1000")
+    (folder,) = (path for path in vm_dir.iterdir() if path.is_dir())
+    with socket.socket(socket.AF_UNIX) as qmp:
+        qmp.connect(str(folder / "qmp.sock"))
+        qmp.sendall(b'{"execute": "qmp_capabilities"}{"execute": "quit"}')
+        _, errors = tool.communicate(timeout=END_TIMEOUT_S)
+    assert tool.returncode == 1
+    assert errors.startswith(b"kata-agent-ctl: error: the guest ended while it was used: ")
     assert_nothing_left(vm_dir)
 
 

@@ -62,13 +62,13 @@ async def interruptible(
             raise Interrupted(received[0]) from None
         raise
     except BaseExceptionGroup as group:
-        raise _find_cause(group) from None
+        raise find_cause(group) from None
     finally:
         for number in _ENDING:
             loop.remove_signal_handler(number)
 
 
-def _find_cause(error: BaseException) -> BaseException:
+def find_cause(error: BaseException) -> BaseException:
     """What a task group's error is about: its first task's failure. The one place where groups are unwrapped."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

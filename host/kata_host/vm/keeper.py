@@ -79,7 +79,10 @@ async def keep(config: VmConfig) -> int:
 
 def main() -> int:
     """The keeper's process."""
-    return asyncio.run(keep(load_config(sys.stdin.read())))
+    try:
+        return asyncio.run(keep(load_config(sys.stdin.read())))
+    except asyncio.CancelledError:
+        return 1  # told to end while it booted; everything has been taken down
 
 
 if __name__ == "__main__":

@@ -133,6 +133,10 @@ class QemuVm:
             raise VmError(f"{self.name}: was never started")
         return await self.child.wait()
 
+    async def explain_loss(self, seen: Exception) -> VmError:
+        """What to tell when the connection to the guest is gone: the machine's end, if that is why."""
+        return VmError(f"the guest ended while it was used: {await _find_cause(self, seen)}")
+
     async def close(self) -> None:
         """Tell QEMU to quit; its context ends it if it does not."""
         if self.child is None or self.child.returncode is not None:
@@ -217,7 +221,7 @@ async def _wait_ready(vm: QemuVm, bell: socket.socket) -> None:
             return
 
 
-async def _find_cause(vm: QemuVm, seen: ChildFailed) -> str:
+async def _find_cause(vm: QemuVm, seen: Exception) -> str:
     """What ended first: the helpers end as soon as QEMU does, and may be noticed before it."""
     if vm.child is None:
         return str(seen)
@@ -229,7 +233,7 @@ async def _find_cause(vm: QemuVm, seen: ChildFailed) -> str:
     if code != 0:
         return vm.child.describe_end()
     panic = find_panic(vm.console)
-    return panic or "the guest powered off or restarted before its agent was ready"
+    return panic or "the machine powered off, restarted, or was told to quit"
 
 
 def _boot_failed(vm: QemuVm, reason: str) -> BootFailed:

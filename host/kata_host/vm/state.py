@@ -138,6 +138,14 @@ def _sweep(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def sweep_stale(root: Path | None = None) -> None:
+    """Remove the folders of machines whose owner is gone."""
+    root = root or find_state_root()
+    if root.is_dir():
+        with _root_lock(root):
+            _sweep(root)
+
+
 def list_descriptions(root: Path | None = None) -> list[dict[str, object]]:
     """What each machine's owner wrote, with `running`; machines still booting have none yet and are left out."""
     root = root or find_state_root()

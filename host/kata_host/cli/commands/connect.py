@@ -28,6 +28,7 @@ from kata_host.cli.stdio import read_ready
 from kata_host.client import RPCS, AgentClient
 from kata_host.connect import as_hybrid, connect
 from kata_host.message_json import JsonMismatch, dump_message
+from kata_protocols.aio.address import Address, UnixAddress, parse_address
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 
@@ -171,7 +172,7 @@ async def run(options: argparse.Namespace) -> int:
         target = as_hybrid(address, options.hybrid_vsock_port) if options.hybrid_vsock else address
         records = Records(options.log_level, sys.stderr if options.output == "json" else sys.stdout)
         records.write("info", "announce", config=_describe(options))
-        client = await connect(target, DIAL_TIMEOUT_S)
+        client = await _dial(target)
     except ValueError as exc:
         raise CliError(str(exc)) from None
     records.write("info", "client setup complete", **{"server-address": address})
@@ -180,6 +181,16 @@ async def run(options: argparse.Namespace) -> int:
         runner = Runner(client, session, records, timeout_s, options.output == "json")
         source = _read_commands() if options.interactive else _iterate(options.cmd)
         return await _run_all(runner, source, ignore_errors=options.ignore_errors)
+
+
+async def _dial(target: Address | str) -> AgentClient:
+    """A plain unix socket is tried once: whoever serves it is there or not. A guest may still be booting."""
+    address = parse_address(target) if isinstance(target, str) else target
+    timeout_s = 0 if isinstance(address, UnixAddress) else DIAL_TIMEOUT_S
+    try:
+        return await connect(address, timeout_s)
+    except OSError as exc:
+        raise CliError(f"connect to {address}: {exc.strerror or exc}; is an agent running there?") from exc
 
 
 def _describe(options: argparse.Namespace) -> str:

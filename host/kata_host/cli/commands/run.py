@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from kata_host.cli.errors import EXIT_FAILURE, CliError
-from kata_host.cli.interrupt import forward_to
+from kata_host.cli.interrupt import find_cause, forward_to
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
 from kata_host.cli.stdio import copy_in, copy_out
@@ -23,6 +23,7 @@ from kata_host.sandbox import Container, Sandbox, end_container, open_sandbox
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE, Timeline
 from kata_host.vm.qemu import QemuVm, launch
+from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -90,7 +91,12 @@ async def run(options: argparse.Namespace) -> int:
         progress.show("boot")
         timeline.listener = lambda stamp: progress.show(f"boot: {stamp.event}")
         async with launch(config, timeline) as vm:
-            status = await _run_in(vm, spec, options, progress)
+            try:
+                status = await _run_in(vm, spec, options, progress)
+            except (ConnectionLostError, BaseExceptionGroup) as exc:
+                if isinstance(cause := find_cause(exc), ConnectionLostError):
+                    raise await vm.explain_loss(cause) from None
+                raise
         if not command:
             print(f"\ntime line (the guest ran under {vm.accelerator.name}: {vm.accelerator.reason})")
             print(format_table(plan_rows(timeline)))

@@ -18,9 +18,10 @@ from kata_host.cli.progress import Progress
 from kata_host.cli.stdio import read_ready
 from kata_host.guest import find_default_rootfs
 from kata_host.vm.keeper import dump_config
-from kata_host.vm.state import find_state_root, is_owned, list_descriptions
+from kata_host.vm.state import find_state_root, is_owned, list_descriptions, make_private, sweep_stale
 
 STOP_TIMEOUT_S = 15.0
+KEEPER_LOG = "keeper.log"
 _REPORT_BYTES = 65536
 _SHOWN = ("name", "address", "console", "qmp")
 
@@ -62,14 +63,17 @@ async def run_start(options: argparse.Namespace) -> int:
     config = read_config(options, share=None)
     share = (options.share or find_default_rootfs(config.guest)).resolve()
     config = read_config(options, share=share, name=options.name)
+    log_path = make_private(find_state_root()) / KEEPER_LOG
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     keeper = subprocess.Popen(  # noqa: ASYNC220 - milliseconds, and no thread may be its parent
         [sys.executable, "-m", "kata_host.vm.keeper"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if not sys.stderr.isatty() else None,
+        stderr=log,
         start_new_session=True,
         cwd="/",
     )
+    os.close(log)
     assert keeper.stdin is not None and keeper.stdout is not None  # noqa: S101, PT018 - asked for above
     with keeper.stdout:
         with keeper.stdin:
@@ -82,7 +86,9 @@ async def run_start(options: argparse.Namespace) -> int:
             keeper.terminate()
             keeper.wait(STOP_TIMEOUT_S)
             raise
-    answer = json.loads(text) if text else {"error": "the keeper ended without a word"}
+    answer = (
+        json.loads(text) if text else {"error": f"the machine's keeper ended without a word; see {log_path}"}
+    )
     if "error" in answer:
         keeper.wait(STOP_TIMEOUT_S)
         raise CliError(str(answer["error"]))
@@ -116,6 +122,7 @@ async def run_stop(options: argparse.Namespace) -> int:
             raise CliError(f"no VM named {name!r}; `kata-agent-ctl vm list` shows them")
         if known[name]["running"]:
             await asyncio.to_thread(_stop_owner, name, int(str(known[name]["owner_pid"])))
+    sweep_stale()
     return 0
 
 
