@@ -107,9 +107,11 @@ class NativeAgent:
         return self._client
 
     async def dial(self) -> Client:
-        """A connection of its own."""
+        """A connection of its own, which the agent has accepted."""
         client = Client(await dial(self.address, timeout_s=START_TIMEOUT_S))
         self._clients.append(client)
+        method = HEALTH.methods["Check"]
+        await client.call(method, method.request_type(), timeout_s=START_TIMEOUT_S)
         return client
 
     async def call(self, name: str, timeout_s: float = CALL_TIMEOUT_S, **fields: Any) -> Any:

@@ -1,0 +1,48 @@
+"""What containers need of others, and what they are asked for: the types at the edge of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kata_linux.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class ContainerRequest(Record):
+    """What CreateContainer asks for, without the wire: `spec` is the OCI dictionary, `storages` is opaque."""
+
+    container_id: str
+    spec: dict[str, Any]
+    storages: Sequence[object] = ()
+    sandbox_pidns: bool = False
+
+
+class Storages(Protocol):
+    """Mounts of a container that others own (`kata_agent.mounts`); called after the request was found good."""
+
+    async def mount(self, container_id: str, storages: Sequence[object]) -> tuple[str, ...]:
+        """Mount all or nothing; gives the names under which `release` will undo them (kept in the state file)."""
+
+    async def release(self, container_id: str, names: tuple[str, ...]) -> None:
+        """Undo what `mount` gave; called once, after the container's processes are gone."""
+
+    def adopt(self, container_id: str, names: tuple[str, ...]) -> None:
+        """After an agent restart: this container still uses these names."""
+
+
+class Sandbox(Protocol):
+    """What a container needs to know of its sandbox, read at each create."""
+
+    @property
+    def ipc_path(self) -> str | None:
+        """Path of the shared ipc namespace, None before CreateSandbox."""
+
+    @property
+    def uts_path(self) -> str | None:
+        """Path of the shared uts namespace, None before CreateSandbox."""
+
+    @property
+    def guest_hooks(self) -> dict[str, list[dict[str, object]]]:
+        """OCI hooks of the guest by kind (prestart, poststart, poststop), appended to the container's own."""
