@@ -1,8 +1,8 @@
-"""Keeps out of an idle agent what libraries import and nothing here uses. Before asyncio and protobuf are imported.
+"""Keeps out of an idle agent what libraries import and nothing here uses. Before asyncio is imported.
 
 Owns: which modules, and what stands for them. Only for the agent's own process: tests and tools import as usual.
 Measured with Python 3.11, `-I -S -OO`: `ssl` 4.5 MB and 20 ms, `inspect` 0.95 MB and 6 ms, `subprocess` 0.3 MB and
-2 ms, protobuf's pure Python implementation 1.1 MB and 7 ms. See decision 0005.
+2 ms. See decision 0005.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-PURE_PROTOBUF = "google.protobuf.internal.python_message"
 _CO_COROUTINE = 0x80
 
 
@@ -56,16 +55,5 @@ def spare_imports() -> None:
         # asyncio has these as default arguments.
         "subprocess": Deferred("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3),
     }
-    if _has_compiled_protobuf():
-        # Imported beside the compiled one and then not called.
-        stand_ins[PURE_PROTOBUF] = ModuleType(PURE_PROTOBUF)
     for name, stand_in in stand_ins.items():
         sys.modules.setdefault(name, stand_in)  # type: ignore[arg-type]  # None is documented for this
-
-
-def _has_compiled_protobuf() -> bool:
-    try:
-        import google._upb._message  # noqa: F401
-    except ImportError:
-        return False
-    return True

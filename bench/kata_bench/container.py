@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_bench.native import ROOT
 from kata_bench.wire import AGENT, CallFailed, Client
 from kata_images.native_root import place_busybox_root
 from kata_protocols.gen import agent_pb2, oci_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 
 BUSYBOX = ROOT / "build" / "rootfs" / "busybox" / "bin" / "busybox"
 

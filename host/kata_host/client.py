@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from kata_protocols import services
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import csi_pb2, health_pb2, types_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 from kata_protocols.services import Method, Service
 from kata_protocols.status import Code, StatusError
 

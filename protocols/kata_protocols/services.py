@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from kata_protocols.messages import CLASSES
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -42,13 +44,11 @@ _SOURCES = {
 
 def load_service(module: str, name: str) -> Service:
     """Read a service from the descriptor of `kata_protocols.gen.<module>`."""
-    from google.protobuf.message_factory import GetMessageClass
-
     descriptor = import_module(f"kata_protocols.gen.{module}").DESCRIPTOR.services_by_name[name]
     service: str = descriptor.full_name
     methods = {
         method.name: Method(
-            service, method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+            service, method.name, CLASSES[method.input_type.full_name], CLASSES[method.output_type.full_name]
         )
         for method in descriptor.methods
     }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_agent.containers.registry import ContainerRequest
 from kata_agent.errors import InvalidRequest, NotSupported
 from kata_agent.services import oci
 from kata_agent.services.storage import decode_storages
 from kata_protocols.gen import agent_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent

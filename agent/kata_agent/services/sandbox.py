@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_agent.sandbox import KernelModule, SandboxRequest
 from kata_agent.services.storage import decode_storages
+from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_protocols.gen import agent_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_bench import container
 from kata_bench.native import run_agent
 from kata_bench.result import Effort, Result, median_result
 from kata_bench.wire import AGENT, Client
 from kata_protocols.gen import agent_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 
 
 def time_cycle(client: Client, root: str, name: str) -> float:

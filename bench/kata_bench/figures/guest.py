@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from google.protobuf.empty_pb2 import Empty
-
 from kata_bench import container
 from kata_bench.native import ROOT, check
 from kata_bench.result import Effort, Result, median_result
@@ -19,6 +17,7 @@ from kata_bench.wire import AGENT, Client, connect
 from kata_host.vm.base import GuestFiles, VmConfig
 from kata_host.vm.qemu import launch
 from kata_protocols.gen import agent_pb2
+from kata_protocols.gen.empty_pb2 import Empty
 
 _GUEST = ROOT / "build" / "guest"
 _VSOCK = ROOT / "build" / "tools" / "vhost-device-vsock"
