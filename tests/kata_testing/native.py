@@ -175,12 +175,9 @@ class NativeAgent:
     def agent_pid(self) -> int:
         """The agent's pid, as this process sees it: the process itself, or PID 1's child."""
         pid = self.process.pid
-        for _ in range(2):
+        for _ in range(2 if self.supervised else 0):  # unshare's child is PID 1, whose child is the agent
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-            agents = [int(child) for child in children if _is_python(int(child))]
-            if not agents:
-                break
-            pid = agents[0]
+            pid = next(int(child) for child in children if _is_python(int(child)))
         return pid
 
     def open_fds(self) -> list[str]:
@@ -247,8 +244,10 @@ def start(folder: Path, *, supervised: bool) -> NativeAgent:
 
 def _is_python(pid: int) -> bool:
     """Whether it is one of ours: containers' processes are children of PID 1, too."""
-    words = procfs.read_cmdline(pid)
-    return bool(words) and words[0] == sys.executable
+    try:
+        return procfs.read_cmdline(pid)[:1] == [sys.executable]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # ended since it was listed
 
 
 __all__ = [
