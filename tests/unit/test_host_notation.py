@@ -17,7 +17,8 @@ from kata_host.cli.notation import (
     parse_duration,
     parse_signal,
 )
-from kata_host.cli.requests import API_COMMANDS, Session, build_requests, find_rpc, plan_copy
+from kata_host.cli.requests import API_COMMANDS, Session, build_requests, find_rpc
+from kata_host.copyfile import plan_copy
 from kata_protocols.gen import agent_pb2 as pb
 
 

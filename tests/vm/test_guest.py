@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 
+from kata_host.copyfile import copy_file
 from kata_host.spec import BindMount
 from kata_host.vm.base import GUEST_SHARE
 from kata_host.vm.console import find_trouble
@@ -77,8 +79,6 @@ def test_the_share_shows_what_the_host_writes(guest: Guest) -> None:
 
 
 def test_a_copied_file_is_there_whole_and_with_its_mode(guest: Guest) -> None:
-    from kata_host.cli.requests import plan_copy
-
     source = guest.share.parent / "to-copy"
     source.write_bytes(bytes(range(256)) * 9000)  # 2.3 MB: three pieces
     source.chmod(0o640)
@@ -88,14 +88,11 @@ def test_a_copied_file_is_there_whole_and_with_its_mode(guest: Guest) -> None:
 
     async def copy() -> bytes:
         async with guest.connect() as sandbox:
-            for request in plan_copy(str(source), target):
-                await sandbox.client.copy_file(request)
+            await copy_file(sandbox.client, str(source), target)
             spec = plan("sh", "-c", "stat -c %a /etc/note; sha256sum < /etc/note", binds=[mount])
             async with sandbox.container(spec) as container:
                 await container.start()
                 return await read_all(container)
-
-    import hashlib
 
     assert asyncio.run(copy()).decode().split()[:2] == [
         "640",

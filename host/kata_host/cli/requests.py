@@ -8,7 +8,6 @@ requests.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,12 @@ from google.protobuf.message import Message
 
 from kata_host.cli.notation import Arguments, NotationError, parse_arguments, parse_bytes, parse_signal
 from kata_host.client import RPCS
+from kata_host.copyfile import plan_copy
 from kata_host.message_json import fill_message
 from kata_host.sandbox import make_id
 from kata_protocols.gen import agent_pb2 as pb
 
-COPY_CHUNK_BYTES = 1 << 20
-_DIR_MODE = 0o20000000750  # Go's directory bit and 0750, as Kata's runtime sends it
 _LEAST_ID_LENGTH = 8
-_MASK_32 = 0xFFFFFFFF
 
 # The names that the original gives to commands, where they are not the RPC's.
 _SPELLINGS = {"GetIptables": "GetIPTables", "SetIptables": "SetIPTables"}
@@ -197,39 +194,17 @@ _PREPARE: dict[str, Callable[[Session, Any, Arguments], None]] = {
 }
 
 
-def plan_copy(source: str, destination: str) -> Iterator[pb.CopyFileRequest]:
-    """The requests that copy one file, symbolic link or folder: a regular file in pieces of 1 MiB."""
-    try:
-        found = os.lstat(source)
-    except OSError as exc:
-        raise NotationError(f"CopyFile: {source}: {exc.strerror}") from None
-    base: dict[str, Any] = {
-        "path": destination,
-        "dir_mode": _DIR_MODE & _MASK_32,
-        "file_mode": found.st_mode,
-        "uid": found.st_uid,
-        "gid": found.st_gid,
-    }
-    if stat.S_ISLNK(found.st_mode):
-        yield pb.CopyFileRequest(**base, data=os.fsencode(os.readlink(source)))
-        return
-    if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
-        yield pb.CopyFileRequest(**base)
-        return
-    with open(source, "rb") as file:
-        offset = 0
-        while offset < found.st_size:
-            data = file.read(min(COPY_CHUNK_BYTES, found.st_size - offset))
-            if not data:
-                raise NotationError(f"CopyFile: {source}: became shorter while it was read")
-            yield pb.CopyFileRequest(**base, file_size=found.st_size, offset=offset, data=data)
-            offset += len(data)
-
-
 def _copy_file(document: dict[str, object]) -> Iterator[Message] | None:
     if "src" not in document:
         return None
-    return iter(plan_copy(str(document["src"]), str(document.get("dest", ""))))
+    return _copy_requests(str(document["src"]), str(document.get("dest", "")))
+
+
+def _copy_requests(source: str, destination: str) -> Iterator[Message]:
+    try:
+        yield from plan_copy(source, destination)
+    except OSError as exc:
+        raise NotationError(f"CopyFile: {source}: {exc.strerror}") from None
 
 
 def _set_policy(document: dict[str, object]) -> Iterator[Message] | None:

@@ -1,7 +1,7 @@
 """What every VMM offers: the machine's configuration, the running machine, its errors and its time line.
 
 A VMM is one file beside this one with a function `launch(config) -> AsyncContextManager[Vm]`; what calls it
-(`kata_host.vm.launch`) and everything above know this file alone.
+(`kata_host.cli`, your program) and everything above know this file alone.
 """
 
 from __future__ import annotations

@@ -19,17 +19,17 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
-from kata_host.vm.base import DOORBELL_PORT, SHARE_TAG, Accelerator, BootFailed, Timeline, VmConfig, VmError
-from kata_host.vm.console import find_panic, read_console
+from kata_host.vm.base import DOORBELL_PORT, SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
+from kata_host.vm.diagnosis import describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
-from kata_host.vm.process import Child, ChildFailed, read_tail, run_while_alive
+from kata_host.vm.process import Child, ChildFailed, run_while_alive
 from kata_host.vm.state import VmState, make_private, open_state
 from kata_host.vm.virtiofs import serve_share
 from kata_host.vm.vsock import Vsock, open_vsock
 
 QMP_TIMEOUT_S = 10.0
 QUIT_TIMEOUT_S = 3.0
-CAUSE_TIMEOUT_S = 1.0
+QEMU_LOG = "qemu.log"
 
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
@@ -135,7 +135,9 @@ class QemuVm:
 
     async def explain_loss(self, seen: Exception) -> VmError:
         """What to tell when the connection to the guest is gone: the machine's end, if that is why."""
-        return VmError(f"the guest ended while it was used: {await _find_cause(self, seen)}")
+        return VmError(
+            f"the guest ended while it was used: {await find_cause(self.child, self.console, seen)}"
+        )
 
     async def close(self) -> None:
         """Tell QEMU to quit; its context ends it if it does not."""
@@ -185,9 +187,11 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
                 assert vm.child is not None  # noqa: S101 - set by _start
                 await run_while_alive(_wait_ready(vm, bell), vm.child, *helpers)
         except TimeoutError:
-            raise _boot_failed(vm, f"the agent was not ready within {config.boot_timeout_s:g} s") from None
+            late = f"the agent was not ready within {config.boot_timeout_s:g} s"
+            raise describe_boot_failure(vm, vm.folder / QEMU_LOG, late) from None
         except ChildFailed as exc:
-            raise _boot_failed(vm, await _find_cause(vm, exc)) from None
+            cause = await find_cause(vm.child, vm.console, exc)
+            raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
         state.describe(vm.describe())
         yield vm
 
@@ -197,7 +201,7 @@ async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock) -> None:
     with theirs:
         command = plan_command(vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno())
         fds = (theirs.fileno(), *vsock.pass_fds)
-        child = Child("qemu", command, log=vm.folder / "qemu.log", pass_fds=fds)
+        child = Child("qemu", command, log=vm.folder / QEMU_LOG, pass_fds=fds)
     vm.child = await stack.enter_async_context(child)
     vm.timeline.mark("qemu started")
     stack.push_async_callback(vm.close)
@@ -219,32 +223,6 @@ async def _wait_ready(vm: QemuVm, bell: socket.socket) -> None:
                 vm.timeline.mark(event, line.removeprefix(event).strip())
         if line.startswith(AGENT_READY):
             return
-
-
-async def _find_cause(vm: QemuVm, seen: Exception) -> str:
-    """What ended first: the helpers end as soon as QEMU does, and may be noticed before it."""
-    if vm.child is None:
-        return str(seen)
-    try:
-        async with asyncio.timeout(CAUSE_TIMEOUT_S):
-            code = await vm.child.wait()
-    except TimeoutError:
-        return str(seen)
-    if code != 0:
-        return vm.child.describe_end()
-    panic = find_panic(vm.console)
-    return panic or "the machine powered off, restarted, or was told to quit"
-
-
-def _boot_failed(vm: QemuVm, reason: str) -> BootFailed:
-    console = read_console(vm.console)
-    said = f"the console's last lines were:\n{console}" if console else "the console stayed empty"
-    seen = vm.timeline.stamps[-1].event if vm.timeline.stamps else "nothing"
-    qemu = "" if "qemu" in reason else read_tail(vm.folder / "qemu.log", 5)
-    return BootFailed(
-        f"the guest did not boot: {reason} (last seen: {seen}, running under {vm.accelerator.name}: "
-        f"{vm.accelerator.reason}); {said}" + (f"\nqemu said:\n{qemu}" if qemu else "")
-    )
 
 
 def _check(config: VmConfig) -> None:
