@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ from typing import IO
 
 import pytest
 
+from kata_host.vm.watch import wait_exists
 from kata_testing.guest import TOOL, Guest, find_processes, run_tool
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
@@ -96,6 +98,17 @@ def test_a_second_ctrl_c_ends_everything(vm_dir: Path) -> None:
     tool.send_signal(signal.SIGINT)
     tool.communicate(timeout=END_TIMEOUT_S)
     assert tool.returncode == 128 + signal.SIGINT
+    assert_nothing_left(vm_dir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_boots_ends_everything(vm_dir: Path, number: signal.Signals) -> None:
+    env = {**os.environ, "KATA_VM_DIR": str(vm_dir)}
+    tool = subprocess.Popen([TOOL, "run", "--", "true"], env=env, stderr=subprocess.PIPE, process_group=0)
+    asyncio.run(asyncio.wait_for(wait_exists(vm_dir / ".lock"), END_TIMEOUT_S))  # noqa: TID251 - no loop to be in
+    tool.send_signal(number)
+    _, errors = tool.communicate(timeout=END_TIMEOUT_S)
+    assert (tool.returncode, errors) == (128 + number, b"")
     assert_nothing_left(vm_dir)
 
 

@@ -18,12 +18,17 @@ _LIMIT_BYTES = 512
 _LINE_TIMEOUT_S = 5.0
 
 
-async def iterate_rings(listener: socket.socket) -> AsyncIterator[str]:
-    """The lines that arrive, one for each connection; a caller that sends nothing in time is passed over."""
+async def iterate_rings(listener: socket.socket, cid: int | None = None) -> AsyncIterator[str]:
+    """The lines that arrive, one for each connection; a caller that sends nothing in time is passed over.
+
+    On the kernel's vsock every guest can call: only the one with `cid` is heard.
+    """
     loop = asyncio.get_running_loop()
     while True:
-        connection, _ = await loop.sock_accept(listener)
+        connection, peer = await loop.sock_accept(listener)
         with connection:
+            if cid is not None and peer[0] != cid:
+                continue
             connection.settimeout(0)
             try:
                 async with asyncio.timeout(_LINE_TIMEOUT_S):

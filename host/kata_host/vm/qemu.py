@@ -19,7 +19,7 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
-from kata_host.vm.base import DOORBELL_PORT, SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
+from kata_host.vm.base import SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
 from kata_host.vm.diagnosis import describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
 from kata_host.vm.process import Child, ChildFailed, run_while_alive
@@ -46,11 +46,12 @@ def plan_command(
     vsock_args: tuple[str, ...],
     folder: Path,
     control_fd: int,
+    doorbell_port: int,
 ) -> list[str]:
     """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it."""
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
-        f"kata.doorbell={DOORBELL_PORT}",
+        f"kata.doorbell={doorbell_port}",
         *config.kernel_args,
     )
     memory = config.memory_mib
@@ -179,13 +180,14 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
         if config.share is not None:
             share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
             helpers.append(await stack.enter_async_context(share))
-        bell = stack.enter_context(vsock.open_listener(DOORBELL_PORT))
+        bell, port = vsock.open_listener()
+        stack.enter_context(bell)
         vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
         try:
             async with asyncio.timeout(config.boot_timeout_s):
-                await _start(vm, stack, vsock)
+                await _start(vm, stack, vsock, port)
                 assert vm.child is not None  # noqa: S101 - set by _start
-                await run_while_alive(_wait_ready(vm, bell), vm.child, *helpers)
+                await run_while_alive(_wait_ready(vm, bell, vsock.cid), vm.child, *helpers)
         except TimeoutError:
             late = f"the agent was not ready within {config.boot_timeout_s:g} s"
             raise describe_boot_failure(vm, vm.folder / QEMU_LOG, late) from None
@@ -196,10 +198,12 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
         yield vm
 
 
-async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock) -> None:
+async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = plan_command(vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno())
+        command = plan_command(
+            vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno(), doorbell_port
+        )
         fds = (theirs.fileno(), *vsock.pass_fds)
         child = Child("qemu", command, log=vm.folder / QEMU_LOG, pass_fds=fds)
     vm.child = await stack.enter_async_context(child)
@@ -216,8 +220,8 @@ async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock) -> None:
     vm.timeline.mark("qemu answers")
 
 
-async def _wait_ready(vm: QemuVm, bell: socket.socket) -> None:
-    async for line in iterate_rings(bell):
+async def _wait_ready(vm: QemuVm, bell: socket.socket, cid: int | None) -> None:
+    async for line in iterate_rings(bell, cid):
         for event in (PID1_UP, AGENT_READY):
             if line.startswith(event):
                 vm.timeline.mark(event, line.removeprefix(event).strip())

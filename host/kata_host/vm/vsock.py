@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kata_host.vm.base import AGENT_PORT, VmError
+from kata_host.vm.base import AGENT_PORT, DOORBELL_PORT, VmError
 from kata_host.vm.process import Child, ChildFailed, run_while_alive
 from kata_host.vm.watch import wait_exists
 
@@ -39,20 +39,26 @@ class Vsock:
     address: str
     qemu_args: tuple[str, ...]
     pass_fds: tuple[int, ...] = ()
+    cid: int | None = None
     folder: Path | None = None
     child: Child | None = None
 
-    def open_listener(self, port: int) -> socket.socket:
-        """Listen for the guest's connections to host port `port` (CID 2)."""
+    def open_listener(self) -> tuple[socket.socket, int]:
+        """Listen for the guest's connections to the host (CID 2); the socket, and the port that the guest calls.
+
+        The kernel's vsock ports are all machines' together, so there it chooses a free one.
+        """
         if self.folder is None:
             listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-            listener.bind((socket.VMADDR_CID_ANY, port))
+            listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+            port: int = listener.getsockname()[1]
         else:
+            port = DOORBELL_PORT
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(str(self.folder / f"vsock_{port}"))
         listener.listen(8)
         listener.settimeout(0)
-        return listener
+        return listener, port
 
 
 def reserve_cid(device: str = "/dev/vhost-vsock") -> tuple[int, int] | None:
@@ -85,6 +91,7 @@ async def open_vsock(folder: Path, program: Path | None) -> AsyncIterator[Vsock]
                 address=f"vsock://{cid}:{AGENT_PORT}",
                 qemu_args=("-device", f"vhost-vsock-pci,vhostfd={fd},guest-cid={cid}"),
                 pass_fds=(fd,),
+                cid=cid,
             )
         finally:
             os.close(fd)
