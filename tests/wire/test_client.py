@@ -116,6 +116,20 @@ class TestCalls:
 
         run_async(scenario())
 
+    def test_an_answer_that_came_before_the_end_is_not_lost_to_a_failing_send(self) -> None:
+        async def scenario() -> None:
+            async with puppet() as (client, server), asyncio.TaskGroup() as group:
+                first = group.create_task(outcome(client.call(VERSION, ask())))
+                request = await server.request()
+                server.sock.send(server.codec.send_response(request.stream_id, b"\x0a\x03own"))
+                server.sock.close()
+                # Runs before the loop looks at the socket again: its send finds the peer gone.
+                second = group.create_task(outcome(client.call(VERSION, ask())))
+                assert (await first).grpc_version == "own"
+                assert isinstance(await second, ConnectionLostError)
+
+        run_async(scenario())
+
     def test_a_status_code_that_nobody_knows_is_unknown(self) -> None:
         async def scenario() -> None:
             async with puppet() as (client, server), asyncio.TaskGroup() as group:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SCRATCH_BYTES = 64 * 1024
 MAX_QUEUED_BYTES = 8 * 1024 * 1024
+LINGER_S = 1.0  # an agent that dies may have answered one call before it could not be sent another
 
 
 class ConnectionLostError(ConnectionError):
@@ -56,6 +57,7 @@ class Client:
             on_data=self._on_data,
             on_lost=self._on_lost,
             on_drained=self._room.set,
+            linger_s=LINGER_S,
         )
         self._transport.resume_reading()
 

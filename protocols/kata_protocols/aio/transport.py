@@ -65,6 +65,7 @@ class Transport:
 
     __slots__ = (
         "_closing",
+        "_linger_s",
         "_loop",
         "_on_data",
         "_on_drained",
@@ -73,6 +74,7 @@ class Transport:
         "_reading",
         "_scratch",
         "_sock",
+        "_unwritable",
         "_writing",
         "closed",
         "queued_bytes",
@@ -87,14 +89,20 @@ class Transport:
         on_data: Callable[[memoryview], None],
         on_lost: Callable[[OSError | None], None],
         on_drained: Callable[[], None],
+        linger_s: float = 0,
     ) -> None:
-        """`on_data` gets each read (none at all: the peer sends no more), `on_lost` comes last, once."""
+        """`on_data` gets each read (none at all: the peer sends no more), `on_lost` comes last, once.
+
+        After a write has failed, what the peer had sent before is still read, for up to `linger_s`.
+        """
         self._loop = loop
         self._sock = sock
         self._scratch = scratch
         self._on_data = on_data
         self._on_lost = on_lost
         self._on_drained = on_drained
+        self._linger_s = linger_s
+        self._unwritable = False
         self._queue: deque[memoryview | PipeWrite] = deque()
         self._reading = False
         self._writing = False
@@ -132,7 +140,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         """Send at once what the socket takes and queue the rest."""
-        if self.closed or not data:
+        if self.closed or self._unwritable or not data:
             return
         sent = 0
         if not self._queue:
@@ -141,7 +149,7 @@ class Transport:
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError as error:
-                self.abort(error)
+                self._fail_writing(error)
                 return
             if sent == len(data):
                 return
@@ -171,7 +179,7 @@ class Transport:
         try:
             emptied = self._send_queued()
         except OSError as error:
-            self.abort(error)
+            self._fail_writing(error)
             return
         if not emptied:
             self._start_writing()
@@ -183,6 +191,17 @@ class Transport:
             self.abort(None)
         else:
             self._on_drained()
+
+    def _fail_writing(self, error: OSError) -> None:
+        """The peer takes no more; its end, or the time to linger, is the end of reading."""
+        if not self._linger_s:
+            self.abort(error)
+            return
+        self._unwritable = True
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._sock)
+        self._loop.call_later(self._linger_s, self.abort, error)
 
     def _send_queued(self) -> bool:
         """Send until the queue is empty (True) or the socket full (False)."""
