@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kata_agent.agent import RUN_DIRECTORY
-from kata_linux import mount, mountinfo, namespaces, prctl
+from kata_linux import hierarchy, mount, namespaces, prctl
 from kata_linux.record import Record
 from kata_protocols.aio import listen
 from kata_protocols.aio.address import UnixAddress, parse_address
@@ -27,16 +27,7 @@ def enter_private_world() -> None:
     os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
     mount.mount("kata-agent", RUN_DIRECTORY, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=700")
     prctl.set_child_subreaper()
-    mount_cgroup2(mountinfo.read_mounts())
-
-
-def mount_cgroup2(mounts: list[mountinfo.Mount]) -> None:
-    """Put a cgroup v2 hierarchy on `/sys/fs/cgroup` unless that is one already."""
-    top = mountinfo.find_mount(mounts, CGROUP_ROOT)
-    if top is not None and top.fstype == "cgroup2":
-        return
-    flags = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC | mount.MS_RELATIME
-    mount.mount("cgroup2", CGROUP_ROOT, "cgroup2", flags)
+    hierarchy.show_hierarchy(CGROUP_ROOT)
 
 
 class Nobody:

@@ -161,20 +161,10 @@ def leave_rootfs() -> None:
 
 
 def show_cgroup2() -> None:
-    """Have the cgroup2 hierarchy at its usual place, whatever version the machine itself uses.
+    """Have the machine's cgroup2 tree at its usual place."""
+    from kata_linux.hierarchy import show_hierarchy  # not needed in a machine of our own
 
-    A bind mount when the machine has it mounted somewhere: every mount of cgroup2 is the same superblock, so the
-    options of a new one (`nsdelegate` or its absence) would change the whole machine's, and it takes 10 ms.
-    """
-    mounts = mountinfo.read_mounts()
-    topmost = mountinfo.find_mount(mounts, CGROUP_ROOT)
-    if topmost is not None and topmost.fstype == "cgroup2":
-        return
-    for entry in mounts:
-        if entry.fstype == "cgroup2" and entry.root == "/":
-            mount.bind(entry.mount_point, CGROUP_ROOT)
-            return
-    mount_early(CGROUP._replace(data=None))
+    show_hierarchy(CGROUP_ROOT)
 
 
 def make_links() -> None:

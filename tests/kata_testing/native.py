@@ -6,6 +6,7 @@ Owns the processes it starts and the containers made through it. Needs root, cru
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import os
 import shutil
@@ -39,8 +40,9 @@ _numbers = itertools.count()
 
 @cache
 def busybox_root() -> Path:
-    """A folder with a busybox and all its names in /bin; made once for a test session."""
+    """A folder with a busybox and all its names in /bin; made once for a test session, removed at its end."""
     root = Path(mkdtemp(prefix="kata-busybox-"))
+    atexit.register(shutil.rmtree, root)
     root.chmod(0o755)
     for name in ("bin", "proc", "dev", "etc", "tmp", "root"):
         (root / name).mkdir()
