@@ -1,7 +1,7 @@
 """Services and methods as the generated descriptors have them; loaded when first asked for.
 
-`services.AGENT_SERVICE` and `services.HEALTH_SERVICE` are module attributes made on demand, so that a
-program that needs only one of them pays for one.
+`services.AGENT_SERVICE`, `services.HEALTH_SERVICE` and `services.SANDBOX_SERVICE` are module attributes made on
+demand, so that a program that needs only one of them pays for one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
     AGENT_SERVICE: Service
     HEALTH_SERVICE: Service
+    SANDBOX_SERVICE: Service
 
 
 class Method(NamedTuple):
-    """One unary method: its service's full name, its bare name and its message classes."""
+    """One method: its service's full name, its bare name and its message classes.
+
+    `server_streaming`: one request, any number of responses. Nothing of the house has a client's stream.
+    """
 
     service: str
     name: str
     request_type: type[Message]
     response_type: type[Message]
+    server_streaming: bool = False
 
 
 class Service(NamedTuple):
@@ -39,6 +44,7 @@ class Service(NamedTuple):
 _SOURCES = {
     "AGENT_SERVICE": ("agent_pb2", "AgentService"),
     "HEALTH_SERVICE": ("health_pb2", "Health"),
+    "SANDBOX_SERVICE": ("sandbox_pb2", "Sandbox"),
 }
 
 
@@ -48,7 +54,11 @@ def load_service(module: str, name: str) -> Service:
     service: str = descriptor.full_name
     methods = {
         method.name: Method(
-            service, method.name, CLASSES[method.input_type.full_name], CLASSES[method.output_type.full_name]
+            service,
+            method.name,
+            CLASSES[method.input_type.full_name],
+            CLASSES[method.output_type.full_name],
+            method.server_streaming,
         )
         for method in descriptor.methods
     }
