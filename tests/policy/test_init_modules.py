@@ -55,7 +55,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 @pytest.mark.requires("root")
 def test_an_idle_pid_1_holds_exactly_these_modules_of_ours(loaded: set[str]) -> None:
     pinned = {f"{package}.{name}" for package, names in OURS.items() for name in names.split()} | OURS.keys()
-    assert {name for name in loaded if name.startswith("kata_")} == pinned
+    # `hierarchy` serves a machine that is not ours, as here; the guest's PID 1 does not import it.
+    assert {name for name in loaded if name.startswith("kata_")} - {"kata_linux.hierarchy"} == pinned
 
 
 @pytest.mark.requires("root")
