@@ -356,7 +356,9 @@ def test_a_client_that_vanishes_during_a_create_leaves_a_whole_container(tmp_pat
             request = create.request_type(container_id=container, OCI=oci_spec("true"))
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(outcome(fleeting.call(create, request)))
-                await agent.check()  # by now the request is on its way
+                # tasks begin in order, and so do the calls of one connection: the create has begun at the answer
+                check = services.HEALTH_SERVICE.methods["Check"]
+                await group.create_task(fleeting.call(check, check.request_type()))
                 await fleeting.aclose()
             assert isinstance(task.result(), ConnectionError)
             # the create goes on; a removal waits for it under the container's lock
