@@ -7,6 +7,7 @@ its containers leave behind; the socket it listens on. Must not know: the agent'
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 
 def enter_private_world() -> None:
     """Leave the machine's mount namespace and become the reaper of orphans. Before any thread exists."""
+    # A container takes up to nine descriptors. In a guest PID 1 has raised the limit for both of us.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     namespaces.make_private_mounts(propagation=mount.MS_SLAVE)
     # State of this agent alone: another one on the same machine has its own, and none of it stays.
     os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)

@@ -31,11 +31,11 @@ _numbers = itertools.count()
 T = TypeVar("T")
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
+def run_async(work: Coroutine[Any, Any, T], timeout_s: float = TEST_TIMEOUT_S) -> T:
     """Run a test's coroutine, with a deadline so that a hang is a failure."""
 
     async def bounded() -> T:
-        async with asyncio.timeout(TEST_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await work
 
     return asyncio.run(bounded())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import socket
 
 import pytest
 
 from kata_protocols.aio import connection
+from kata_protocols.aio.transport import SCRATCH_BYTES, PipeWrite, Transport
 from kata_protocols.gen import agent_pb2
 from kata_protocols.status import Code, StatusError
 from kata_protocols.ttrpc.events import ResponseReceived
@@ -171,5 +174,41 @@ def test_queued_pipes_count_as_unread_answers(monkeypatch: pytest.MonkeyPatch) -
                 for reply in reader.prepared:
                     assert await read_answer(raw) == reply.data
         reader.close()
+
+    run_async(scenario())
+
+
+@pytest.mark.parametrize("size", [1, 900_000])
+def test_a_socket_that_refuses_splice_gets_every_byte_all_the_same(size: int) -> None:
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        # splice(2) answers EINVAL for a target that appends; a plain write does not care
+        fcntl.fcntl(ours, fcntl.F_SETFL, fcntl.fcntl(ours, fcntl.F_GETFL) | os.O_APPEND)
+        lost: list[OSError | None] = []
+        transport = Transport(
+            asyncio.get_running_loop(),
+            ours,
+            memoryview(bytearray(SCRATCH_BYTES)),
+            on_data=lambda _data: None,
+            on_lost=lost.append,
+            on_drained=lambda: None,
+        )
+        reply = Reply(os.urandom(size))
+        transport.write(b"before")
+        transport.write_pipe(PipeWrite(reply, b"head", lambda error: repr(error).encode()))
+        transport.write(b"after")
+        expected = b"before" + b"head" + reply.data + b"after"
+        got = b""
+        while len(got) < len(expected):
+            piece = await asyncio.get_running_loop().sock_recv(theirs, 1 << 20)
+            assert piece, (lost, len(got))
+            got += piece
+        assert got == expected
+        assert reply.ends == [True]
+        transport.abort()
+        theirs.close()
+        reply.close()
 
     run_async(scenario())

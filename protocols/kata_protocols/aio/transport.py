@@ -27,13 +27,15 @@ HARD_LIMIT_BYTES = 64 * 1024 * 1024
 class PipeWrite:
     """A PipeReply in the output queue: filled when its turn comes, then spliced until all of it is sent."""
 
-    __slots__ = ("_head", "_instead", "_left", "reply", "size")
+    __slots__ = ("_head", "_instead", "_left", "_read", "reply", "size")
 
     def __init__(self, reply: PipeReply, head: bytes, instead: Callable[[Exception], bytes]) -> None:
         self.reply = reply
         self._head = head
         self._instead = instead
         self._left: int | None = None
+        self._read: bytes | None = None
+        """What was read out of the pipe and not sent yet, for a socket that cannot be spliced into."""
         self.size = len(head) + reply.length
 
     def fill(self) -> bytes | None:
@@ -47,17 +49,41 @@ class PipeWrite:
         self._left = self.size
         return None
 
-    def splice(self, sock_fd: int) -> bool:
+    def send(self, sock: socket.socket) -> bool:
         """Move what the socket takes; say whether all is sent. Raises OSError when the socket is gone."""
         while self._left:
             try:
-                moved = os.splice(self.reply.wire_fd, sock_fd, self._left, flags=os.SPLICE_F_NONBLOCK)
-            except BlockingIOError:
+                moved = (
+                    self._copy(sock, self._left) if self._read is not None else self._splice(sock, self._left)
+                )
+            except (BlockingIOError, InterruptedError):
                 return False
-            if moved == 0:
-                raise BrokenPipeError("wire pipe ended before the reply did")
-            self._left -= moved
+            if moved is not None:
+                self._left -= moved
         return True
+
+    def _splice(self, sock: socket.socket, limit: int) -> int | None:
+        """Bytes moved; None when this socket refuses splice(2), and all that is left is to be copied."""
+        try:
+            moved = os.splice(self.reply.wire_fd, sock.fileno(), limit, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._read = b""
+            return None
+        if moved == 0:
+            raise BrokenPipeError("wire pipe ended before the reply did")
+        return moved
+
+    def _copy(self, sock: socket.socket, limit: int) -> int:
+        """The same through this process's memory, without the promise about an agent that dies."""
+        if not self._read:
+            self._read = os.read(self.reply.wire_fd, min(limit, SCRATCH_BYTES))
+            if not self._read:
+                raise BrokenPipeError("wire pipe ended before the reply did")
+        sent = sock.send(self._read)
+        self._read = self._read[sent:]
+        return sent
 
 
 class Transport:
@@ -211,7 +237,7 @@ class Transport:
             if isinstance(item, PipeWrite):
                 instead = item.fill()
                 if instead is None:
-                    if not item.splice(self._sock.fileno()):
+                    if not item.send(self._sock):
                         return False
                     queue.popleft()
                     self.queued_bytes -= item.size
