@@ -9,7 +9,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,8 @@ from kata_protocols.aio.listen import open_listener
 from kata_protocols.aio.server import serve
 from kata_protocols.gen import health_pb2
 from kata_protocols.status import Code, StatusError
+from kata_testing.streaming import EVENTS, SANDBOX, Streamer
+from kata_testing.streaming import ask as ask_events
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async
 
 pytestmark = pytest.mark.requires("go")
@@ -48,14 +50,17 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_go_client_is_served(peer: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        health = Health()
+        router = Health().router(cancel_on_disconnect=True)
+        streamer = Streamer()
+        router.add(SANDBOX, "Events", streamer.events)
         path = str(tmp_path / "s")
         with open_listener(UnixAddress(path)) as listener:
-            async with serve(health.router(cancel_on_disconnect=True), [listener]):
+            async with serve(router, [listener]):
                 process = await asyncio.create_subprocess_exec(
                     peer, "client", path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
                 )
                 output, problems = await process.communicate()
+                await streamer.wait_finished(5)
         assert process.returncode == 0, problems.decode()
         assert [line.removeprefix("ok ") for line in output.decode().splitlines()] == [
             "check",
@@ -66,6 +71,7 @@ def test_the_go_client_is_served(peer: str, tmp_path: Path) -> None:
             "metadata",
             "concurrent",
             "large",
+            "stream",
         ]
 
     run_async(scenario())
@@ -128,5 +134,21 @@ def test_gos_end_fails_our_waiting_calls(peer: str, tmp_path: Path) -> None:
                 await client.call(CHECK, ask(""))
                 await client.aclose()
             assert isinstance(await call, ConnectionLostError)
+
+    run_async(scenario())
+
+
+def test_gos_streams_reach_our_client_and_are_given_up(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with go_server(peer, str(tmp_path / "s")) as client:
+            async with aclosing(client.stream(EVENTS, ask_events("count 1000"), timeout_s=20)) as events:
+                assert [event.cursor async for event in events] == [str(number) for number in range(1000)]
+            async with aclosing(client.stream(EVENTS, ask_events("fail 1"), timeout_s=20)) as events:
+                assert (await anext(events)).cursor == "0"
+                with pytest.raises(StatusError, match="not now"):
+                    await anext(events)
+            async with aclosing(client.stream(EVENTS, ask_events("hang 2"), timeout_s=20)) as events:
+                assert (await anext(events)).cursor == "0"
+            assert (await client.call(CHECK, ask(""), timeout_s=10)).status == 1
 
     run_async(scenario())

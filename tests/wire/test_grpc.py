@@ -21,6 +21,7 @@ from kata_protocols.aio.sniff import HTTP2_PREFACE
 from kata_protocols.services import Method
 from kata_protocols.status import Code, StatusError
 from kata_testing.pipes import READ, Reader, Reply
+from kata_testing.streaming import SANDBOX, Streamer
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async, served
 
 PEER = Path(__file__).parent / "peers" / "grpc_client.py"
@@ -38,13 +39,17 @@ def test_grpcios_client_is_served(tmp_path: Path) -> None:
     async def scenario() -> None:
         health = Health()
         errors: list[Any] = []
+        streamer = Streamer()
+        router = health.router(cancel_on_disconnect=True)
+        router.add(SANDBOX, "Events", streamer.events)
         with open_listener(UnixAddress(str(tmp_path / "s"))) as listener:
             async with serve(
-                health.router(cancel_on_disconnect=True),
+                router,
                 [listener],
                 on_error=lambda *what: errors.append(what),
             ):
                 status, output = await run_peer(sys.executable, str(PEER), str(tmp_path / "s"))
+                await streamer.wait_finished(4)
         assert status == 0, output
         assert output.split()[1::2] == (
             [
@@ -56,6 +61,7 @@ def test_grpcios_client_is_served(tmp_path: Path) -> None:
                 "deadline",
                 "concurrent",
                 "large",
+                "stream",
                 "reflection",
             ]
         )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
 
 from kata_protocols.aio.reply import PipeReply
-from kata_protocols.aio.router import Answer, Call, Endpoint
+from kata_protocols.aio.router import Answer, Call, Endpoint, Messages
 from kata_protocols.aio.transport import PipeWrite, Transport
 from kata_protocols.status import Code, StatusError
 from kata_protocols.ttrpc.connection import Connection
@@ -28,6 +29,10 @@ TIMEOUT = Fault(Code.DEADLINE_EXCEEDED, "timeout")
 BAD_PAYLOAD = Fault(Code.UNKNOWN, "payload does not parse as {name}")
 SHUTTING_DOWN = Fault(Code.UNAVAILABLE, "server is shutting down")
 
+# A stream waits while its connection has more than this unsent, and lets others run after so many messages.
+STREAM_QUEUED_BYTES = 256 * 1024
+MESSAGES_PER_TURN = 64
+
 
 class RunningCall:
     """A call whose handler did not answer at once."""
@@ -35,11 +40,11 @@ class RunningCall:
     __slots__ = ("answered", "call", "cancel_on_disconnect", "result", "size", "stream_id", "task", "timer")
 
     def __init__(
-        self, event: RequestReceived, endpoint: Endpoint, call: Call, result: Awaitable[Answer]
+        self, event: RequestReceived, endpoint: Endpoint, call: Call, result: Awaitable[Answer] | Messages
     ) -> None:
         self.stream_id = event.stream_id
         self.size = len(event.payload)
-        self.cancel_on_disconnect = endpoint.cancel_on_disconnect
+        self.cancel_on_disconnect = endpoint.cancel_on_disconnect or endpoint.server_streaming
         self.call = call
         self.result = result
         self.answered = False
@@ -52,12 +57,14 @@ class Calls:
 
     __slots__ = (
         "_codec",
+        "_drained",
         "_find",
         "_on_error",
         "_on_finished",
         "_peer",
         "_running",
         "_server",
+        "_streams",
         "_transport",
         "request_bytes",
     )
@@ -78,6 +85,8 @@ class Calls:
         self._peer = peer
         self._on_finished = on_finished
         self._running: set[RunningCall] = set()
+        self._streams: dict[int, RunningCall] = {}
+        self._drained: asyncio.Event | None = None  # made when a stream first has to wait
         self.request_bytes = 0  # of the calls that run
 
     def __len__(self) -> int:
@@ -111,13 +120,19 @@ class Calls:
         deadline = running.call.deadline
         if deadline is not None:
             running.timer = self._server.loop.call_at(deadline, self._expire, running)
-        running.task = self._server.start_task(self._finish(running))
+        result = running.result
+        if isinstance(result, Awaitable):
+            work = self._finish(running, result)
+        else:
+            self._streams[running.stream_id] = running
+            work = self._stream(running, result)
+        running.task = self._server.start_task(work)
         running.task.add_done_callback(lambda _task: self._forget(running))
 
-    async def _finish(self, running: RunningCall) -> None:
+    async def _finish(self, running: RunningCall, result: Awaitable[Answer]) -> None:
         """Wait for a handler and send its answer, unless the call has been answered meanwhile."""
         try:
-            answer = await running.result
+            answer = await result
         except asyncio.CancelledError as error:
             if running.task is None or running.task.cancelling():
                 raise
@@ -126,6 +141,47 @@ class Calls:
             self._answer(running, error)
         else:
             self._answer(running, answer)
+
+    async def _stream(self, running: RunningCall, messages: Messages) -> None:
+        """Send a stream's messages as fast as the peer takes them, then its end or its status."""
+        try:
+            async with aclosing(messages):
+                await self._send_messages(running, messages)
+        except Exception as error:  # noqa: BLE001  # as in begin
+            self._answer(running, error)
+        else:
+            if not running.answered:
+                running.answered = True
+                self._transport.write(self._codec.send_end(running.stream_id))
+
+    async def _send_messages(self, running: RunningCall, messages: Messages) -> None:
+        count = 0
+        async for message in messages:
+            payload = message.SerializeToString()
+            if len(payload) > MAX_MESSAGE_BYTES:
+                text = TOO_LARGE.text.format(length=len(payload), limit_bytes=MAX_MESSAGE_BYTES)
+                raise StatusError(TOO_LARGE.code, text)
+            self._transport.write(self._codec.send_data(running.stream_id, payload))
+            while self._transport.queued_bytes > STREAM_QUEUED_BYTES:
+                self._drained = self._drained or asyncio.Event()
+                self._drained.clear()
+                await self._drained.wait()
+            count += 1
+            if count % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)  # a stream that always has more must not hold up the others
+
+    def on_drained(self) -> None:
+        """Everything queued has been sent."""
+        if self._drained is not None:
+            self._drained.set()
+
+    def cancel_stream(self, stream_id: int) -> None:
+        """The client wants no more of a stream; it hears nothing more of it either."""
+        running = self._streams.get(stream_id)
+        if running is not None and not running.answered and running.task is not None:
+            running.answered = True
+            self._codec.forget(stream_id)
+            running.task.cancel()
 
     def _answer(self, running: RunningCall, answer: Answer | BaseException) -> None:
         if running.answered:
@@ -154,6 +210,7 @@ class Calls:
         if running.timer is not None:
             running.timer.cancel()
         self._running.discard(running)
+        self._streams.pop(running.stream_id, None)
         self.request_bytes -= running.size
         self._on_finished()
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from kata_protocols.aio.client_stream import ClientStream
 from kata_protocols.aio.transport import Transport
 from kata_protocols.status import KNOWN_CODES, Code, StatusError
 from kata_protocols.ttrpc.connection import Connection
 from kata_protocols.ttrpc.events import (
     ConnectionEnded,
+    DataReceived,
     Event,
     Metadata,
     Rejected,
@@ -46,6 +49,7 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._codec = Connection(Role.CLIENT)
         self._waiters: dict[int, asyncio.Future[bytes]] = {}
+        self._streams: dict[int, ClientStream] = {}
         self._lost: ConnectionLostError | None = None
         self._room = asyncio.Event()
         self._room.set()
@@ -93,26 +97,88 @@ class Client:
         except TimeoutError:
             raise StatusError(Code.DEADLINE_EXCEEDED, "timeout") from None
 
-    async def _exchange(
-        self, method: Method, payload: bytes, timeout_s: float | None, metadata: Metadata
-    ) -> bytes:
+    async def stream(
+        self,
+        method: Method,
+        request: Message,
+        *,
+        timeout_s: float | None = None,
+        metadata: Metadata = (),
+    ) -> AsyncGenerator[Any, None]:
+        """Call a server-streaming `method`; yields its messages. Errors are `call`'s.
+
+        Leave it by `aclose` (`contextlib.aclosing`): the server is told then. Bounds: see `client_stream`.
+        """
+        payload = request.SerializeToString()
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        stream: ClientStream | None = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                stream_id, data = await self._begin(method, payload, timeout_s, metadata, streams=True)
+                stream = self._streams[stream_id] = ClientStream(stream_id)
+                self._transport.write(data)
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    message = await stream.take()
+                self._pace()
+                if message is None:
+                    return
+                yield method.response_type.FromString(message)
+        except TimeoutError:
+            raise StatusError(Code.DEADLINE_EXCEEDED, "timeout") from None
+        finally:
+            if stream is not None:
+                self._leave(stream)
+
+    def _leave(self, stream: ClientStream) -> None:
+        """Nobody takes from this stream any more."""
+        del self._streams[stream.stream_id]
+        if not stream.ended and self._lost is None:
+            self._transport.write(self._codec.send_cancel(stream.stream_id))
+        self._codec.forget(stream.stream_id)
+        self._pace()
+
+    def _pace(self) -> None:
+        """Read on, unless nobody waits for anything but streams that have enough."""
+        if self._waiters or not self._streams or not all(s.is_full for s in self._streams.values()):
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    async def _begin(
+        self, method: Method, payload: bytes, timeout_s: float | None, metadata: Metadata, *, streams: bool
+    ) -> tuple[int, bytes]:
+        """The id of a new call and the bytes that begin it, when there is room to send them."""
         if self._transport.queued_bytes > MAX_QUEUED_BYTES:
             self._room.clear()
             await self._room.wait()
         if self._lost is not None:
             raise ConnectionLostError(*self._lost.args)
-        timeout_nano = 0 if timeout_s is None else max(1, int(timeout_s * 1e9))
-        stream_id, data = self._codec.send_request(
-            method.service, method.name, payload, timeout_nano=timeout_nano, metadata=metadata
+        return self._codec.send_request(
+            method.service,
+            method.name,
+            payload,
+            timeout_nano=0 if timeout_s is None else max(1, int(timeout_s * 1e9)),
+            metadata=metadata,
+            more=False if streams else None,
         )
+
+    async def _exchange(
+        self, method: Method, payload: bytes, timeout_s: float | None, metadata: Metadata
+    ) -> bytes:
+        stream_id, data = await self._begin(method, payload, timeout_s, metadata, streams=False)
         waiter: asyncio.Future[bytes] = self._loop.create_future()
         self._waiters[stream_id] = waiter
+        if self._streams:
+            self._pace()
         try:
             self._transport.write(data)
             return await waiter
         finally:
             del self._waiters[stream_id]
             self._codec.forget(stream_id)
+            if self._streams:
+                self._pace()
 
     def _on_data(self, data: memoryview) -> None:
         self._codec.receive_data(data)
@@ -123,18 +189,35 @@ class Client:
                 self._resolve(event)
 
     def _resolve(self, event: Event) -> None:
+        if isinstance(event, DataReceived):
+            self._take_data(event)
+            return
         if not isinstance(event, ResponseReceived | Rejected):
-            return  # stream data: no method of the house sends any
+            return
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.finish(_status_error(event))
+            return
         waiter = self._waiters.get(event.stream_id)
         if waiter is None or waiter.done():
             return
-        if isinstance(event, Rejected):
-            waiter.set_exception(StatusError(event.code, event.message))
-        elif event.code == Code.OK:
+        error = _status_error(event)
+        if error is not None:
+            waiter.set_exception(error)
+        elif isinstance(event, ResponseReceived):
             waiter.set_result(event.payload)
-        else:
-            code = KNOWN_CODES.get(event.code, Code.UNKNOWN)
-            waiter.set_exception(StatusError(code, event.message, event.details))
+
+    def _take_data(self, event: DataReceived) -> None:
+        """A message of a stream, or its end: an empty last frame (Go's library), or a response (others')."""
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            return
+        if (event.data or not event.closed) and not stream.put(event.data):
+            self._transport.write(self._codec.send_cancel(event.stream_id))
+        if event.closed:
+            self._codec.forget(event.stream_id)
+            stream.finish(None)
+        self._pace()
 
     def _on_lost(self, error: OSError | None) -> None:
         reason = "connection closed" if error is None else f"connection lost: {error}"
@@ -144,6 +227,8 @@ class Client:
         for waiter in self._waiters.values():
             if not waiter.done():
                 waiter.set_exception(ConnectionLostError(reason))
+        for stream in self._streams.values():
+            stream.finish(ConnectionLostError(reason))
 
     async def aclose(self) -> None:
         """Close the connection; calls that wait fail."""
@@ -157,3 +242,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _status_error(event: ResponseReceived | Rejected) -> StatusError | None:
+    """The error that a response stands for; None for success."""
+    if isinstance(event, Rejected):
+        return StatusError(event.code, event.message)
+    if event.code == Code.OK:
+        return None
+    return StatusError(KNOWN_CODES.get(event.code, Code.UNKNOWN), event.message, event.details)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from kata_protocols.aio.calls import Calls
 from kata_protocols.aio.transport import Transport
 from kata_protocols.ttrpc.connection import Connection
-from kata_protocols.ttrpc.events import ConnectionEnded, Rejected, RequestReceived
+from kata_protocols.ttrpc.events import ConnectionEnded, Rejected, RequestReceived, StreamCancelled
 from kata_protocols.ttrpc.state import Role
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class ServerConnection:
                 self._transport.write(b"".join(replies))
                 self._on_peer_end()
                 return
-            else:  # data frames of a stream: every method of the house is unary
+            else:  # data frames of a client's stream: no method of the house has one
+                if isinstance(event, StreamCancelled):
+                    self._calls.cancel_stream(event.stream_id)
                 continue
             if reply is not None:
                 replies.append(reply)
@@ -131,6 +133,7 @@ class ServerConnection:
 
     def on_drained(self) -> None:
         """Everything queued has been sent."""
+        self._calls.on_drained()
         self._pace()
 
     def _on_call_finished(self) -> None:

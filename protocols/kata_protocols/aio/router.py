@@ -5,7 +5,7 @@ Knows nothing of frames, sockets or what handlers do. Document: the agent's own 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -38,7 +38,8 @@ class Call:
 
 
 Answer = Message | PipeReply
-Handler = Callable[..., Answer | Awaitable[Answer]]
+Messages = AsyncGenerator[Message, None]
+Handler = Callable[..., Answer | Awaitable[Answer] | Messages]
 
 
 class Endpoint(NamedTuple):
@@ -46,11 +47,13 @@ class Endpoint(NamedTuple):
 
     `cancel_on_disconnect` is for handlers that only wait or read: they are cancelled when nobody is left to hear
     them, because the client is gone, the deadline has passed or the server shuts down. Others run to their end.
+    A `server_streaming` handler returns an async generator of messages; it always is one of those that are cancelled.
     """
 
     request_type: type[Message]
     handler: Handler
     cancel_on_disconnect: bool = False
+    server_streaming: bool = False
 
 
 class Router:
@@ -77,7 +80,9 @@ class Router:
     ) -> None:
         """Serve one method."""
         method: Method = service.methods[name]
-        self.add_service(service, {name: Endpoint(method.request_type, handler, cancel_on_disconnect)})
+        streams = method.server_streaming
+        endpoint = Endpoint(method.request_type, handler, cancel_on_disconnect or streams, streams)
+        self.add_service(service, {name: endpoint})
 
     def find(self, service: str, method: str) -> Endpoint:
         """Return the endpoint, or raise StatusError with the house's code and text."""

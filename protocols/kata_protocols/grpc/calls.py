@@ -60,6 +60,9 @@ class Stream(Protocol):
     async def recv_message(self) -> bytes | None:
         """Return the next message, None at the end."""
 
+    async def send_initial_metadata(self) -> None:
+        """Send the headers, so that the client knows that its stream is open."""
+
     async def send_message(self, message: bytes) -> None:
         """Send one message."""
 
@@ -91,11 +94,7 @@ class UnaryCall:
             (key, value) for key, value in stream.metadata.items() if isinstance(value, str)
         )
         try:
-            answer = await self._answer(payload)
-            if isinstance(answer, PipeReply):
-                await self._send_pipe(stream, answer)
-            else:
-                await self._send(stream, answer.SerializeToString())
+            await self._respond(stream, self._parse(payload))
         except StatusError as error:
             raise GRPCError(
                 Status(int(error.code)), clean_text(error.message), error.details or None
@@ -105,6 +104,20 @@ class UnaryCall:
         except Exception as error:
             self._host.report(self._call, error)
             raise GRPCError(Status.UNKNOWN, clean_text(f"{type(error).__name__}: {error}")) from error
+
+    def _parse(self, payload: bytes) -> Message:
+        try:
+            return self._endpoint.request_type.FromString(payload)
+        except DecodeError:
+            name = self._endpoint.request_type.DESCRIPTOR.full_name
+            raise StatusError(BAD_PAYLOAD.code, BAD_PAYLOAD.text.format(name=name)) from None
+
+    async def _respond(self, stream: Stream, request: Message) -> None:
+        answer = await self._answer(request)
+        if isinstance(answer, PipeReply):
+            await self._send_pipe(stream, answer)
+        else:
+            await self._send(stream, answer.SerializeToString())
 
     async def _send_pipe(self, stream: Stream, reply: PipeReply) -> None:
         """Send a pipe's data through this process: gRPC frames it otherwise than the pipe's owner expects."""
@@ -121,13 +134,8 @@ class UnaryCall:
             raise StatusError(TOO_LARGE.code, text)
         await stream.send_message(payload)
 
-    async def _answer(self, payload: bytes) -> Answer:
-        try:
-            request = self._endpoint.request_type.FromString(payload)
-        except DecodeError:
-            name = self._endpoint.request_type.DESCRIPTOR.full_name
-            raise StatusError(BAD_PAYLOAD.code, BAD_PAYLOAD.text.format(name=name)) from None
-        result = self._endpoint.handler(request, self._call)
+    async def _answer(self, request: Message) -> Answer:
+        result: Any = self._endpoint.handler(request, self._call)
         if isinstance(result, Message | PipeReply):
             return result
         return await self._wait(result)

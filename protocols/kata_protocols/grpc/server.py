@@ -28,6 +28,7 @@ from h2.settings import SettingCodes
 from kata_protocols.aio.connection import MAX_CALL_BYTES, MAX_CALLS
 from kata_protocols.aio.router import Call, Router
 from kata_protocols.grpc.calls import BytesCodec, StatusCodec, UnaryCall
+from kata_protocols.grpc.streams import StreamCall
 from kata_protocols.status import StatusError
 from kata_protocols.ttrpc.frame import MAX_MESSAGE_BYTES
 
@@ -164,8 +165,10 @@ class GrpcConnection(AbstractHandler):
         service, _, method = path.removeprefix("/").rpartition("/")
         if service not in self._server.router.services:
             return {}, headers
-        if method not in self._server.router.services[service].methods:
+        known = self._server.router.services[service].methods.get(method)
+        if known is None:
             return {}, headers
+        cardinality = Cardinality.UNARY_STREAM if known.server_streaming else Cardinality.UNARY_UNARY
         try:
             limit = Deadline.from_headers(headers)
         except ValueError:
@@ -173,7 +176,7 @@ class GrpcConnection(AbstractHandler):
         headers = [(name, value) for name, value in headers if name != "grpc-timeout"]
         deadline = None if limit is None else self._server.loop.time() + limit.time_remaining()
         call = Call(service, method, (), deadline, self._peer)
-        return {path: Handler(partial(self._serve, call), Cardinality.UNARY_UNARY, bytes, bytes)}, headers
+        return {path: Handler(partial(self._serve, call), cardinality, bytes, bytes)}, headers
 
     async def _serve(self, call: Call, stream: Any) -> None:
         if self._closing or self._unfinished > MAX_CALLS:
@@ -182,12 +185,12 @@ class GrpcConnection(AbstractHandler):
             endpoint = self._server.router.find(call.service, call.method)
         except StatusError as error:
             raise GRPCError(Status(int(error.code)), error.message) from error
-        unary = UnaryCall(self, endpoint, call)
-        self._calls.add(unary)
+        served = (StreamCall if endpoint.server_streaming else UnaryCall)(self, endpoint, call)
+        self._calls.add(served)
         try:
-            await unary.serve(stream)
+            await served.serve(stream)
         finally:
-            self._calls.discard(unary)
+            self._calls.discard(served)
 
     def cancel(self, stream: Stream) -> None:
         """The peer reset a stream."""

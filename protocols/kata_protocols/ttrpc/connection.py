@@ -22,6 +22,7 @@ from kata_protocols.ttrpc.events import (
     Rejected,
     RequestReceived,
     ResponseReceived,
+    StreamCancelled,
 )
 from kata_protocols.ttrpc.state import Role, Side, Streams
 
@@ -131,12 +132,14 @@ class Connection:
             response.payload,
         )
 
-    def _read_data(self, item: frame.Frame) -> DataReceived | Rejected | None:
+    def _read_data(self, item: frame.Frame) -> DataReceived | StreamCancelled | Rejected | None:
         stream_id, _, flags, data = item
         if stream_id not in self._streams:
             return self._reject(stream_id, errors.UNKNOWN_STREAM) if self._role is Role.SERVER else None
         if not self._streams.may_receive_data(stream_id):
-            return None  # the peer had closed its side
+            # The peer had closed its side. Closing it again cannot mean anything but that it has gone away.
+            ended = flags & frame.REMOTE_CLOSED and flags & frame.NO_DATA
+            return StreamCancelled(stream_id) if ended and self._role is Role.SERVER else None
         closed = bool(flags & frame.REMOTE_CLOSED)
         if closed:
             self._streams.close_peer(stream_id)
@@ -185,6 +188,12 @@ class Connection:
         self._streams.close(stream_id)
         return self._failure(stream_id, code, message, details)
 
+    def send_end(self, stream_id: int) -> bytes:
+        """End a server's stream with success, as containerd's library does: an empty last data frame."""
+        data = self.send_data(stream_id, b"", last=True)
+        self._streams.close(stream_id)
+        return data
+
     def send_rejection(self, rejected: Rejected) -> bytes:
         """Answer a frame that was rejected; open streams are not touched."""
         return self._failure(rejected.stream_id, rejected.code, rejected.message, ())
@@ -232,6 +241,11 @@ class Connection:
     def forget(self, stream_id: int) -> None:
         """Give a call up: a late answer to it will be dropped."""
         self._streams.discard(stream_id)
+
+    def send_cancel(self, stream_id: int) -> bytes:
+        """Give a server's stream up and say so; a peer that does not know the word ignores or refuses it."""
+        self._streams.discard(stream_id)
+        return frame.encode_frame(stream_id, frame.DATA, frame.REMOTE_CLOSED | frame.NO_DATA, b"")
 
     # Sending, either way
 

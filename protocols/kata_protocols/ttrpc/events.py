@@ -40,6 +40,12 @@ class DataReceived(NamedTuple):
     closed: bool
 
 
+class StreamCancelled(NamedTuple):
+    """The client of a server's stream wants no more of it. A word of the house: ttRPC itself has none."""
+
+    stream_id: int
+
+
 class Rejected(NamedTuple):
     """A frame that cannot be used. A server answers it (`send_rejection`), a client fails the call."""
 
@@ -54,4 +60,4 @@ class ConnectionEnded(NamedTuple):
     truncated: bool
 
 
-Event = RequestReceived | ResponseReceived | DataReceived | Rejected | ConnectionEnded
+Event = RequestReceived | ResponseReceived | DataReceived | StreamCancelled | Rejected | ConnectionEnded

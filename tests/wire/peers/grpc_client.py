@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
     ProtoReflectionDescriptorDatabase,
 )
 
-from kata_protocols.gen import health_pb2
+from kata_protocols.gen import health_pb2, sandbox_pb2
 
 TIMEOUT_S = 10
 
@@ -107,6 +107,28 @@ class Peer:
         assert self.failure("/grpc.Health/Version", "grow " + word)[0] == "INVALID_ARGUMENT"
         self.check()
 
+    def _events(self, word: str, timeout_s: float = TIMEOUT_S) -> list[str]:
+        method = self.channel.unary_stream(
+            "/kata.agent.v1.Sandbox/Events",
+            request_serializer=sandbox_pb2.EventsRequest.SerializeToString,
+            response_deserializer=sandbox_pb2.Event.FromString,
+        )
+        seen: list[str] = []
+        events = method(sandbox_pb2.EventsRequest(cursor=word), timeout=timeout_s)
+        try:
+            seen.extend(event.cursor for event in events)
+        except grpc.RpcError as error:
+            seen.append(error.code().name)
+        return seen
+
+    def stream(self) -> None:
+        assert self._events("count 1000") == [str(number) for number in range(1000)]
+        assert self._events("count 0") == []
+        assert self._events("fail 2") == ["0", "1", "FAILED_PRECONDITION"]
+        assert self._events("refuse") == ["INVALID_ARGUMENT"]
+        assert self._events("hang", 0.1) == ["0", "DEADLINE_EXCEEDED"]
+        self.check()
+
     def reflection(self) -> None:
         database = ProtoReflectionDescriptorDatabase(self.channel)
         names = list(database.get_services())
@@ -126,6 +148,7 @@ def main(path: str) -> None:
         peer.deadline,
         peer.concurrent,
         peer.large,
+        peer.stream,
         peer.reflection,
     ]
     for check in checks:

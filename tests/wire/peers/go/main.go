@@ -23,7 +23,10 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-const health = "grpc.Health"
+const (
+	health  = "grpc.Health"
+	sandbox = "kata.agent.v1.Sandbox"
+)
 
 func main() {
 	if len(os.Args) != 3 {
@@ -57,6 +60,7 @@ func client(path string) error {
 		{"metadata", metadata},
 		{"concurrent", concurrent},
 		{"large", large},
+		{"stream", stream},
 	}
 	for _, one := range checks {
 		if err := one.run(c); err != nil {
@@ -135,6 +139,52 @@ func concurrent(c *ttrpc.Client) error {
 	return <-failures
 }
 
+// Events answers with a stream; its request and its events have a string in field 1, like StringValue.
+func open(c *ttrpc.Client, ctx context.Context, word string) (ttrpc.ClientStream, error) {
+	desc := &ttrpc.StreamDesc{StreamingServer: true}
+	return c.NewStream(ctx, desc, sandbox, "Events", wrapperspb.String(word))
+}
+
+func drain(s ttrpc.ClientStream) (int, error) {
+	for count := 0; ; count++ {
+		var event wrapperspb.StringValue
+		if err := s.RecvMsg(&event); err != nil {
+			return count, err
+		}
+		if event.Value != fmt.Sprint(count) {
+			return count, fmt.Errorf("event %d is %q", count, event.Value)
+		}
+	}
+}
+
+func stream(c *ttrpc.Client) error {
+	for _, count := range []int{0, 1, 1000} {
+		s, err := open(c, context.Background(), fmt.Sprintf("count %d", count))
+		if err != nil {
+			return err
+		}
+		if got, err := drain(s); got != count || err != io.EOF {
+			return fmt.Errorf("%d of %d events, %v", got, count, err)
+		}
+	}
+	s, err := open(c, context.Background(), "fail 2")
+	if err != nil {
+		return err
+	}
+	if got, err := drain(s); got != 2 || status.Code(err) != codes.FailedPrecondition {
+		return fmt.Errorf("a stream that fails: %d events, %v", got, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if s, err = open(c, ctx, "hang"); err != nil {
+		return err
+	}
+	if got, err := drain(s); got != 1 || err == io.EOF {
+		return fmt.Errorf("a stream beyond its deadline: %d events, %v", got, err)
+	}
+	return check(c)
+}
+
 func large(c *ttrpc.Client) error {
 	want := strings.Repeat("x", 4*1024*1024-1024)
 	if got, err := call(c, context.Background(), "Version", want); err != nil || got != want {
@@ -159,6 +209,9 @@ func server(path string) error {
 		},
 		"Version": version,
 	}})
+	s.RegisterService(sandbox, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
+		"Events": {Handler: events, StreamingServer: true},
+	}})
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		return err
@@ -172,6 +225,31 @@ func server(path string) error {
 		return err
 	}
 	return nil
+}
+
+func events(ctx context.Context, s ttrpc.StreamServer) (interface{}, error) {
+	var request wrapperspb.StringValue
+	if err := s.RecvMsg(&request); err != nil {
+		return nil, err
+	}
+	var word string
+	count := 0
+	if _, err := fmt.Sscan(request.Value, &word, &count); err != nil {
+		return nil, err
+	}
+	for i := 0; i < count; i++ {
+		if err := s.SendMsg(wrapperspb.String(fmt.Sprint(i))); err != nil {
+			return nil, err
+		}
+	}
+	switch word {
+	case "fail":
+		return nil, status.Error(codes.FailedPrecondition, "not now")
+	case "hang":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return nil, nil
 }
 
 func version(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
