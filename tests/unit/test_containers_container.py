@@ -55,7 +55,8 @@ def test_only_ended_execs_that_were_waited_for_are_surplus_oldest_first():
 def test_the_state_file_holds_what_the_next_agent_needs(tmp_path):
     assert statefile.load(str(tmp_path)) is None
     container = Container("c1")
-    container.cgroup, container.hook_kinds, container.storages = "/x", ("poststop",), ("s1", "s2")
+    container.cgroup, container.storages = "/x", ("s1", "s2")
+    container.hooks, container.annotations = {"poststop": [{"path": "/h"}]}, {"a": "b"}
     container.root_mounted = False
     container.process_spec, container.shares_pids = {"args": ["a"]}, True
     container.advance("created")
@@ -69,7 +70,8 @@ def test_the_state_file_holds_what_the_next_agent_needs(tmp_path):
         "id",
         "state",
         "cgroup",
-        "hook_kinds",
+        "hooks",
+        "annotations",
         "storages",
         "root_mounted",
         "process_spec",

@@ -76,6 +76,8 @@ class Adopter:
         fifo = f"{self._settings.crun_root}/{container.id}/exec.fifo"
         if container.state == state.CREATED and not os.path.exists(fifo):
             container.state = state.RUNNING  # the byte had been written, the state file had not
+        if container.state == state.CREATING:
+            container.hooks = {}  # nothing ran yet that a hook would have to clean up after
         for process in container.processes():
             if self._follow(container, process):
                 self._streams.restore(process, container.id, self._stored)

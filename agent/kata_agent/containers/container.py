@@ -33,7 +33,8 @@ class Container:
         self.cgroup = ""
         """Path of the cgroup below the hierarchy's root."""
         self.process_spec: dict[str, Any] = {}
-        self.hook_kinds: tuple[str, ...] = ()
+        self.hooks: dict[str, list[dict[str, Any]]] = {}
+        self.annotations: dict[str, str] = {}
         self.storages: tuple[str, ...] = ()
         self.root_mounted = True
         """The root is a mount of ours, unless a storage is found to be mounted there."""

@@ -53,28 +53,27 @@ class Crun:
         self._exits = exits
 
     async def create(
-        self, container_id: str, arg0: str, place: Place, bundle: str, stdio: Stdio, console: str
+        self,
+        container_id: str,
+        arg0: str,
+        place: Place,
+        bundle: str,
+        stdio: Stdio,
+        console: str,
+        *,
+        hooks_s: float,
     ) -> Started:
-        """Make the container of `bundle`, its init waiting for `start`."""
+        """Make the container of `bundle`, its init waiting for `start`; its hooks may take `hooks_s` in all."""
         options = ["--bundle", bundle, *_console_options(console)]
-        return await self._launch("create", options, container_id, place, stdio, arg0)
+        return await self._launch("create", options, container_id, place, stdio, arg0, DEADLINE_S + hooks_s)
 
     async def exec(self, container_id: str, arg0: str, place: Place, stdio: Stdio, console: str) -> Started:
         """Run the process of `place`'s json file in the container."""
         options = ["--detach", "--process", place.file("json"), *_console_options(console)]
         return await self._launch("exec", options, container_id, place, stdio, arg0)
 
-    async def delete(self, container_id: str, place: Place, stdio: Stdio) -> None:
-        """Run poststop hooks and remove crun's state and the cgroup; whatever lives in it is killed."""
-        argv = self._command("delete", place, ["--force", container_id])
-        await self._run("delete", argv, place, stdio, "")
-
-    async def start(self, container_id: str, place: Place, stdio: Stdio) -> None:
-        """Let init run, then run the poststart hooks."""
-        await self._run("start", self._command("start", place, [container_id]), place, stdio, "")
-
     def release_init(self, container_id: str) -> None:
-        """What `crun start` does when there are no hooks: one byte into the fifo that init waits on."""
+        """What `crun start` does, but for the hooks: one byte into the fifo that init waits on."""
         fifo = f"{self.root}/{container_id}/exec.fifo"
         try:
             # without O_NONBLOCK this would wait for ever for an init that died
@@ -108,28 +107,37 @@ class Crun:
         return [self._path, *options, verb, *words]
 
     async def _launch(
-        self, verb: str, options: list[str], container_id: str, place: Place, stdio: Stdio, arg0: str
+        self,
+        verb: str,
+        options: list[str],
+        container_id: str,
+        place: Place,
+        stdio: Stdio,
+        arg0: str,
+        limit_s: float = DEADLINE_S,
     ) -> Started:
         argv = self._command(verb, place, ["--pid-file", place.file("pid"), *options, container_id])
         try:
-            child = await self._run(verb, argv, place, stdio, arg0)
+            child = await self._run(verb, argv, place, stdio, arg0, limit_s)
         except BaseException:
             _kill_started(_take_text(place.file("pid")))
             raise
         return Started(int(_take_text(place.file("pid"))), child.start_time)
 
-    async def _run(self, verb: str, argv: list[str], place: Place, stdio: Stdio, arg0: str) -> Child:
+    async def _run(
+        self, verb: str, argv: list[str], place: Place, stdio: Stdio, arg0: str, limit_s: float
+    ) -> Child:
         """One invocation, to its end: killed when it takes too long or the caller is cancelled."""
         child = spawn(argv, stdio)
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(limit_s):
                 ended = await self._exits.wait_exit(*child)
         except BaseException as error:
             os.kill(child.pid, signal.SIGKILL)
             async with asyncio.timeout(KILL_DEADLINE_S):
                 await self._exits.wait_exit(*child)
             if isinstance(error, TimeoutError):
-                raise TimedOut(f"crun {verb} has not ended after {DEADLINE_S:.0f} s and was killed") from None
+                raise TimedOut(f"crun {verb} has not ended after {limit_s:.0f} s and was killed") from None
             raise
         text = _take_text(place.file("log"))
         if ended.code != 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from kata_agent.containers import bundle, cgroup
+from kata_agent.containers import bundle, cgroup, hooks
 from kata_agent.containers.crun import Place
 from kata_agent.errors import WrongState
 from kata_agent.processes.exits import exactly, since
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kata_agent.containers.container import Container
     from kata_agent.containers.crun import Crun, Started, Stdio
+    from kata_agent.containers.hooks import HookRunner
     from kata_agent.containers.keep import StreamKeeper
     from kata_agent.containers.removal import Remover
     from kata_agent.containers.settings import Settings
@@ -36,13 +37,20 @@ class Launcher:
     """Starts containers' first processes and execs."""
 
     def __init__(
-        self, settings: Settings, crun: Crun, exits: ExitBook, remover: Remover, streams: StreamKeeper
+        self,
+        settings: Settings,
+        crun: Crun,
+        exits: ExitBook,
+        remover: Remover,
+        streams: StreamKeeper,
+        hook_runner: HookRunner,
     ) -> None:
         self._settings = settings
         self._crun = crun
         self._exits = exits
         self._remover = remover
         self._streams = streams
+        self._hooks = hook_runner
         self._consoles = 0
 
     async def create(self, container: Container, spec: dict[str, Any], root: str, undo: Undo) -> None:
@@ -52,6 +60,7 @@ class Launcher:
             raise WrongState(f"create {container.id}: cgroup {container.cgroup} is in use by others")
         undo.push(f"unmount the root of {container.id}", lambda: self._remover.unmount_root(container))
         container.root_mounted = bundle.make(where, root)
+        self._hooks.prepare(container)
         bundle.write_config(where, spec)
         process = container.init
         undo.push("kill and remove what crun made", lambda: self._remover.clear(container))
@@ -59,9 +68,14 @@ class Launcher:
         arg0 = spec["process"]["args"][0]
 
         async def launch(stdio: Stdio, console: str) -> Started:
-            return await self._crun.create(container.id, arg0, place, where, stdio, console)
+            return await self._crun.create(
+                container.id, arg0, place, where, stdio, console, hooks_s=hooks.sum_limits(container.hooks)
+            )
 
-        await self._start(container, process, launch, undo, terminal=spec["process"]["terminal"])
+        try:
+            await self._start(container, process, launch, undo, terminal=spec["process"]["terminal"])
+        finally:
+            self._hooks.tell(container)
 
     async def exec(self, container: Container, process: Process, spec: dict[str, Any], undo: Undo) -> None:
         """Run a process in a container; when this returns it runs, or has run."""

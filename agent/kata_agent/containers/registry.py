@@ -11,9 +11,10 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
-from kata_agent.containers import adopt, cgroup, process_spec, spec, state, statefile
+from kata_agent.containers import adopt, cgroup, hooks, process_spec, spec, state, statefile
 from kata_agent.containers.container import Container, check_container_id
-from kata_agent.containers.crun import Crun, Place
+from kata_agent.containers.crun import Crun
+from kata_agent.containers.hooks import HookRunner
 from kata_agent.containers.keep import PREFIX, Keeper, StreamKeeper
 from kata_agent.containers.launch import Launcher
 from kata_agent.containers.ports import ContainerRequest, Sandbox, Storages
@@ -64,9 +65,10 @@ class Containers:
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
-        self._remover = Remover(settings, self._crun, exits)
+        self._hooks = HookRunner(settings, exits, self._report)
+        self._remover = Remover(settings, self._crun, exits, self._hooks)
         self._streams = StreamKeeper(keeper if settings.exact_reads else None)
-        self._launcher = Launcher(settings, self._crun, exits, self._remover, self._streams)
+        self._launcher = Launcher(settings, self._crun, exits, self._remover, self._streams, self._hooks)
         self._stored = stored if stored is not None else {}
 
     def ids(self) -> tuple[str, ...]:
@@ -91,12 +93,10 @@ class Containers:
         container = self._find(container_id)
         async with container.lock:
             state.plan_transition(container_id, "start", container.state)
-            if "poststart" in container.hook_kinds:
-                await self._start_with_hooks(container)
-            else:
-                self._crun.release_init(container_id)
+            self._crun.release_init(container_id)
             container.advance("start")
             self._save(container)
+            await self._hooks.run(container, "poststart", state.RUNNING, container.init.pid)
 
     async def remove(self, container_id: str, timeout_s: float | None = None) -> None:
         """Kill what runs and undo everything; None or 0: no time limit of the caller's.
@@ -223,7 +223,9 @@ class Containers:
         rootfs = f"{self._settings.bundle(container.id)}/rootfs"
         planned = spec.rewrite(request.spec, rootfs, container.cgroup, shared)
         container.process_spec = planned["process"]
-        container.hook_kinds = tuple(planned["hooks"])
+        container.hooks = planned["hooks"]
+        container.annotations = planned["annotations"]
+        planned["hooks"] = hooks.plan_for_crun(container.hooks, self._settings.hook_report(container.id))
         container.shares_pids = not self._containers and self._pid_namespace is None
         return planned
 
@@ -264,14 +266,6 @@ class Containers:
                 self._report(what, failure)
             raise
         undo.keep()
-
-    async def _start_with_hooks(self, container: Container) -> None:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            place = Place(self._settings.work(container.id), "start")
-            await self._crun.start(container.id, place, (null, null, null))
-        finally:
-            os.close(null)
 
     async def _remove(self, container: Container) -> None:
         async with container.lock:

@@ -10,8 +10,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from kata_agent.containers import bundle, cgroup
-from kata_agent.containers.crun import Place
+from kata_agent.containers import bundle, cgroup, state
 from kata_agent.errors import TimedOut
 from kata_agent.processes.signals import send_to_process
 from kata_linux import cgroupfs
@@ -19,6 +18,7 @@ from kata_linux import cgroupfs
 if TYPE_CHECKING:
     from kata_agent.containers.container import Container
     from kata_agent.containers.crun import Crun
+    from kata_agent.containers.hooks import HookRunner
     from kata_agent.containers.settings import Settings
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.process import Process
@@ -30,18 +30,19 @@ KILL_DEADLINE_S = 30.0
 class Remover:
     """Unmakes what `launch` made."""
 
-    def __init__(self, settings: Settings, crun: Crun, exits: ExitBook) -> None:
+    def __init__(self, settings: Settings, crun: Crun, exits: ExitBook, hook_runner: HookRunner) -> None:
         self._settings = settings
         self._crun = crun
         self._exits = exits
+        self._hooks = hook_runner
 
     async def remove(self, container: Container) -> None:
         """All that runs of the container and what crun made of it, down to its root being let go."""
         await self._end_processes(container)
         for process in container.processes():
             process.discard(self._exits)
-        if "poststop" in container.hook_kinds:
-            await self._delete_with_hooks(container)
+        await self._hooks.run(container, "poststop", state.STOPPED, 0)
+        container.hooks.pop("poststop", None)  # once, also when the removal must be tried again
         await self.clear(container)
         self.unmount_root(container)
 
@@ -92,14 +93,6 @@ class Remover:
                 await cgroup.wait_empty(directory)
         except TimeoutError:
             raise TimedOut(f"ETIME: remove {container.id}: processes of {directory} do not end") from None
-
-    async def _delete_with_hooks(self, container: Container) -> None:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            place = Place(self._settings.work(container.id), "delete")
-            await self._crun.delete(container.id, place, (null, null, null))
-        finally:
-            os.close(null)
 
     def _cgroup(self, container: Container) -> str:
         return self._settings.cgroup_root + container.cgroup

@@ -30,6 +30,10 @@ class Settings(Record):
         """The container's bundle."""
         return f"{self.base_dir}/{container_id}"
 
+    def hook_report(self, container_id: str) -> str:
+        """What guards of hooks write; in the bundle, because no user namespace reaches into the work folder."""
+        return f"{self.bundle(container_id)}/hooks"
+
     def work(self, container_id: str) -> str:
         """Our own files of the container: state, crun's logs, pid files."""
         return f"{self.work_root}/{container_id}"

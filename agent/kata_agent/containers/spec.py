@@ -35,7 +35,7 @@ DEFAULT_LINUX: Spec = {
     ],
     "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
 }
-# Hooks that crun runs; createRuntime hooks never run in Kata's guests.
+# createRuntime hooks never run in Kata's guests.
 HOOK_KINDS = ("prestart", "createContainer", "startContainer", "poststart", "poststop")
 # Parts that are accepted and ignored.
 IGNORED = ("solaris", "windows", "vm", "zos")

@@ -21,7 +21,8 @@ def save(container: Container, work: str) -> None:
         "id": container.id,
         "state": container.state,
         "cgroup": container.cgroup,
-        "hook_kinds": container.hook_kinds,
+        "hooks": container.hooks,
+        "annotations": container.annotations,
         "storages": container.storages,
         "root_mounted": container.root_mounted,
         "shares_pids": container.shares_pids,
@@ -49,7 +50,8 @@ def load(work: str) -> Container | None:
     container = Container(fields["id"])
     container.state = fields["state"]
     container.cgroup = fields["cgroup"]
-    container.hook_kinds = tuple(fields["hook_kinds"])
+    container.hooks = fields["hooks"]
+    container.annotations = fields["annotations"]
     container.storages = tuple(fields["storages"])
     container.root_mounted = fields["root_mounted"]
     container.shares_pids = fields["shares_pids"]
