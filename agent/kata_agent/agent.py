@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kata_agent.log import Log
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.processes.exits import ExitBook
+    from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
     from kata_agent.worker import Worker
 
@@ -62,6 +63,7 @@ class Agent:
         self._exits = exits
         self._host = host
         self._stored = stored
+        self._passed: PassedConnections | None = None
 
     @cached_property
     def worker(self) -> Worker:
@@ -109,9 +111,24 @@ class Agent:
             sandbox=self.sandbox,
             storages=self.storages,
             keeper=self._host,
+            passed=self._passed,
             stored=self._stored,
             report=self._report,
         )
+
+    def listen_for_streams(self) -> None:
+        """Open the listener for the streams' own connections, if one is configured, or go on with that of an
+        agent before this one. A failure is logged: everything else works without it."""
+        if not self.config.passfd_listener:
+            return
+        from kata_agent.processes import passed
+
+        try:
+            listener = passed.open_listener(self.config.passfd_listener, self._host, self._stored)
+        except (OSError, ValueError) as error:
+            self._report("no streams on connections of their own", error)
+            return
+        self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
 
     @property
     def exits(self) -> ExitBook:
@@ -143,6 +160,8 @@ class Agent:
                 self._report("containers could not be removed", error)
         if self._has("sandbox"):
             await self.sandbox.close()
+        if self._passed is not None:
+            self._passed.close()
 
     async def adopt(self) -> None:
         """After a restart under PID 1: take over the sandbox and the containers that are there."""

@@ -32,6 +32,7 @@ class Config(NamedTuple):
     log_level: str = "info"
     hotplug_timeout_s: int = 3
     container_pipe_size_bytes: int = 0
+    passfd_listener: str = ""
     crun_path: str = ""
 
 
@@ -81,6 +82,16 @@ def parse_pipe_size(text: str) -> int:
     return number
 
 
+def parse_listener(text: str) -> str:
+    """A vsock port on which any context id may be reached, or a `unix://` address; nothing for 0 and below."""
+    if text.startswith("unix://") and len(text) > len("unix://"):
+        return text
+    if text.startswith("-") and text[1:].isdecimal():
+        return ""
+    port = parse_unsigned(text)
+    return f"vsock://-1:{port}" if port else ""
+
+
 SETTINGS = (
     Setting("server_address", "agent.server_addr", "server_addr", parse_address, "where to listen"),
     Setting("log_level", "agent.log", "log_level", parse_level, "least severe level to log"),
@@ -98,6 +109,13 @@ SETTINGS = (
         parse_pipe_size,
         "size of the containers' output pipes; 0 is the kernel's default",
     ),
+    Setting(
+        "passfd_listener",
+        "agent.passfd_listener_port",
+        "passfd_listener_port",
+        parse_listener,
+        "vsock port for the streams' own connections, usually 1027; without one they are refused",
+    ),
 )
 
 # Zero is what hosts send for "not set".
@@ -105,6 +123,8 @@ _ZERO_IS_UNSET = frozenset({"hotplug_timeout_s"})
 
 ENVIRONMENT_ADDRESS = "KATA_AGENT_SERVER_ADDR"
 ENVIRONMENT_LEVEL = "KATA_AGENT_LOG_LEVEL"
+# As its setting; a `unix://` address where there is no vsock.
+ENVIRONMENT_PASSFD = "KATA_AGENT_PASSFD_LISTENER"
 # Ours, for machines where the jail is elsewhere than in a guest.
 ENVIRONMENT_CRUN = "KATA_AGENT_CRUN"
 
@@ -159,11 +179,16 @@ def apply_environment(reading: Reading, environment: Mapping[str, str]) -> Readi
         config = config._replace(server_address=environment[ENVIRONMENT_ADDRESS])
     if environment.get(ENVIRONMENT_CRUN):
         config = config._replace(crun_path=environment[ENVIRONMENT_CRUN])
-    if ENVIRONMENT_LEVEL in environment:
-        try:
-            config = config._replace(log_level=parse_level(environment[ENVIRONMENT_LEVEL]))
-        except ValueError as error:
-            complaints.append(f"{ENVIRONMENT_LEVEL}: {error}, ignored")
+    for name, field, parse in (
+        (ENVIRONMENT_LEVEL, "log_level", parse_level),
+        (ENVIRONMENT_PASSFD, "passfd_listener", parse_listener),
+    ):
+        if name in environment:
+            try:
+                changed: dict[str, Any] = {field: parse(environment[name])}
+                config = config._replace(**changed)
+            except ValueError as error:
+                complaints.append(f"{name}: {error}, ignored")
     return Reading(config, tuple(complaints))
 
 

@@ -76,6 +76,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         )
         _stop_on_signals(agent)
         _watch_loop(log)
+        agent.listen_for_streams()
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
             await agent.stopping.wait()
@@ -110,6 +111,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             )
             _stop_on_signals(agent)
             _watch_loop(log)
+            agent.listen_for_streams()
             await agent.adopt()
             settle_memory()
             async with serve(Dispatcher(agent), listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -209,9 +209,11 @@ class NativeAgent:
 
 
 @asynccontextmanager
-async def native_agent(folder: Path, *, supervised: bool = False) -> AsyncIterator[NativeAgent]:
+async def native_agent(
+    folder: Path, *, supervised: bool = False, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[NativeAgent]:
     """An agent that listens on a socket in `folder`. What it wrote to stderr is printed when the test fails."""
-    agent = start(folder, supervised=supervised)
+    agent = start(folder, supervised=supervised, environment=environment)
     try:
         await agent.check()
         yield agent
@@ -222,12 +224,13 @@ async def native_agent(folder: Path, *, supervised: bool = False) -> AsyncIterat
         await agent.close()
 
 
-def start(folder: Path, *, supervised: bool) -> NativeAgent:
+def start(folder: Path, *, supervised: bool, environment: Mapping[str, str] | None = None) -> NativeAgent:
     """Start it; it need not answer yet."""
     address = UnixAddress(str(folder / "agent.sock"))
     log = folder / "agent.log"
     environment = {
         **os.environ,
+        **(environment or {}),
         "KATA_AGENT_SERVER_ADDR": f"unix://{address.path}",
         "KATA_AGENT_CRUN": str(crun_path()),
     }

@@ -12,11 +12,14 @@ from kata_agent.processes.stdio import Input, Output, PlainOutput
 from kata_agent.processes.tty import TerminalInput
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
+    from kata_agent.processes.copying import Copy
     from kata_agent.processes.process import Process
 
 PREFIX = "container/"
+STREAMS = ("stdin", "stdout", "stderr")
 
 
 class Keeper(Protocol):
@@ -53,10 +56,78 @@ class StreamKeeper:
         self._store(name, (master,))
         self._adopt_terminal(process, name, master)
 
+    def attach_own_pipes(
+        self,
+        process: Process,
+        container_id: str,
+        fds: Sequence[int],
+        connections: list[socket.socket | None],
+    ) -> None:
+        """The same, each copied to or from its connection, which is taken out of the list; without one it is closed."""
+        copies = []
+        for index, (stream, fd) in enumerate(zip(STREAMS, fds, strict=True)):
+            connection, connections[index] = connections[index], None
+            if connection is None:
+                os.close(fd)
+                continue
+            kept = (fd, connection.detach())
+            name = f"{_name(container_id, process)}/{stream}.own"
+            self._store(name, kept)
+            copies.append(self._copy(name, stream, kept))
+        process.attach_own(tuple(copies), None)
+
+    def attach_own_terminal(
+        self, process: Process, container_id: str, master: int, connections: list[socket.socket | None]
+    ) -> None:
+        """A terminal, both ways copied; output without a connection is read by calls, the terminal must not fill up."""
+        name = _name(container_id, process)
+        stdin, stdout, _ = connections
+        self._store(f"{name}/terminal", (master,))
+        copies = []
+        if stdout is None:
+            self._adopt_terminal(process, f"{name}/terminal", os.dup(master))
+        for index, (stream, connection) in enumerate((("stdin", stdin), ("stdout", stdout))):
+            if connection is None:
+                continue
+            connections[index] = None
+            relay = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            kept = (os.dup(master), connection.detach(), *relay)
+            self._store(f"{name}/{stream}.own", kept)
+            copies.append(self._copy(f"{name}/{stream}.own", stream, kept))
+        self._attach_own_master(process, f"{name}/terminal", master, copies)
+
+    def _attach_own_master(self, process: Process, name: str, master: int, copies: list[Copy]) -> None:
+        terminal = TerminalInput(master, on_close=lambda: self._discard(name)) if master >= 0 else None
+        if process.stdin is not None:
+            process.stdin.close()
+        process.attach_own(tuple(copies), terminal)
+
+    def _copy(self, name: str, stream: str, fds: tuple[int, ...]) -> Copy:
+        import socket  # only who uses such connections
+
+        from kata_agent.processes.copying import Copy
+
+        end, connection, *relay = fds
+        return Copy(
+            end,
+            socket.socket(fileno=connection),
+            tuple(relay),
+            inward=stream == "stdin",
+            on_done=lambda: self._discard(name),
+        )
+
     def restore(self, process: Process, container_id: str, stored: dict[str, tuple[int, ...]]) -> None:
         """The streams of a process that an earlier agent has started; those it closed are closed."""
         name = _name(container_id, process)
         (master,) = stored.pop(f"{name}/terminal", (-1,))
+        own = [stream for stream in STREAMS if f"{name}/{stream}.own" in stored]
+        if own:
+            if process.terminal and master >= 0 and "stdout" not in own:
+                self._adopt_terminal(process, f"{name}/terminal", os.dup(master))
+            names = [(stream, f"{name}/{stream}.own") for stream in own]
+            copies = [self._copy(entry, stream, stored.pop(entry)) for stream, entry in names]
+            self._attach_own_master(process, f"{name}/terminal", master, copies)
+            return
         if process.terminal and master >= 0:
             self._adopt_terminal(process, f"{name}/terminal", master)
             return

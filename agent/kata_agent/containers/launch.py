@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from kata_agent.containers import bundle, cgroup, hooks
 from kata_agent.containers.crun import Place
-from kata_agent.errors import WrongState
+from kata_agent.errors import NotSupported, WrongState
 from kata_agent.processes.exits import exactly, since
 from kata_agent.processes.stdio import Pipes
 from kata_agent.processes.tty import ConsoleSocket
 from kata_linux import procfs
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from kata_agent.containers.container import Container
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from kata_agent.containers.settings import Settings
     from kata_agent.containers.undo import Undo
     from kata_agent.processes.exits import ExitBook
+    from kata_agent.processes.passed import PassedConnections
     from kata_agent.processes.process import Process
 
+    Connections = list[socket.socket | None]
     Launch = Callable[[Stdio, str], Awaitable[Started]]
 
 
@@ -44,12 +47,14 @@ class Launcher:
         remover: Remover,
         streams: StreamKeeper,
         hook_runner: HookRunner,
+        passed: PassedConnections | None = None,
     ) -> None:
         self._settings = settings
         self._crun = crun
         self._exits = exits
         self._remover = remover
         self._streams = streams
+        self._passed = passed
         self._hooks = hook_runner
         self._consoles = 0
 
@@ -96,28 +101,55 @@ class Launcher:
     ) -> None:
         undo.push("close the streams", lambda: process.discard(self._exits))
         process.terminal = terminal
-        if terminal:
-            await self._start_on_terminal(container, process, launch)
-        else:
-            await self._start_on_pipes(container, process, launch)
+        connections = await self._take_connections(process.stream_ports)
+        try:
+            start = self._start_on_terminal if terminal else self._start_on_pipes
+            await start(container, process, launch, connections)
+        finally:
+            for connection in connections:  # those that no stream has taken
+                if connection is not None:
+                    connection.close()
+            if self._passed is not None:
+                self._passed.forget(process.stream_ports)
 
-    async def _start_on_pipes(self, container: Container, process: Process, launch: Launch) -> None:
+    async def _take_connections(self, ports: tuple[int, ...]) -> Connections:
+        if not ports:
+            return []
+        if self._passed is None:
+            raise NotSupported(
+                f"stream ports {ports}: this guest does not listen for them, start it with agent.passfd_listener_port"
+            )
+        return await self._passed.take(ports)
+
+    async def _start_on_pipes(
+        self, container: Container, process: Process, launch: Launch, connections: Connections
+    ) -> None:
         pipes = Pipes(self._settings.container_pipe_size_bytes)
         try:
-            self._streams.attach_pipes(process, container.id, pipes.take_ours())
+            if connections:
+                pipes.replace_theirs(tuple(connection is None for connection in connections))
+                self._streams.attach_own_pipes(process, container.id, pipes.take_ours(), connections)
+            else:
+                self._streams.attach_pipes(process, container.id, pipes.take_ours())
             stdin, stdout, stderr = pipes.theirs
             started = await launch((stdin, stdout, stderr), "")
         finally:
             pipes.close()
         self._follow(process, started)
 
-    async def _start_on_terminal(self, container: Container, process: Process, launch: Launch) -> None:
+    async def _start_on_terminal(
+        self, container: Container, process: Process, launch: Launch, connections: Connections
+    ) -> None:
         self._consoles += 1
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             with ConsoleSocket(f"{self._settings.run_dir}/console{self._consoles}") as console:
                 self._follow(process, await launch((null, null, null), console.path))
-                self._streams.attach_terminal(process, container.id, console.take_master())
+                if connections:
+                    master = console.take_master()
+                    self._streams.attach_own_terminal(process, container.id, master, connections)
+                else:
+                    self._streams.attach_terminal(process, container.id, console.take_master())
         finally:
             os.close(null)
 

@@ -17,6 +17,8 @@ class ContainerRequest(Record):
     spec: dict[str, Any]
     storages: Sequence[object] = ()
     sandbox_pidns: bool = False
+    stream_ports: tuple[int, ...] = ()
+    """Of the connections for stdin, stdout and stderr; none, or 0 in its place: by calls."""
 
 
 class Storages(Protocol):

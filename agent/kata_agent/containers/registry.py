@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kata_agent.processes.exits import ExitBook
+    from kata_agent.processes.passed import PassedConnections
     from kata_agent.processes.process import Process
     from kata_init.exits import Exit
 
@@ -51,6 +52,7 @@ class Containers:
         sandbox: Sandbox,
         storages: Storages,
         keeper: Keeper | None = None,
+        passed: PassedConnections | None = None,
         stored: dict[str, tuple[int, ...]] | None = None,
         report: Callable[[str, BaseException], None] | None = None,
     ) -> None:
@@ -68,7 +70,9 @@ class Containers:
         self._hooks = HookRunner(settings, exits, self._report)
         self._remover = Remover(settings, self._crun, exits, self._hooks)
         self._streams = StreamKeeper(keeper if settings.exact_reads else None)
-        self._launcher = Launcher(settings, self._crun, exits, self._remover, self._streams, self._hooks)
+        self._launcher = Launcher(
+            settings, self._crun, exits, self._remover, self._streams, self._hooks, passed
+        )
         self._stored = stored if stored is not None else {}
 
     def ids(self) -> tuple[str, ...]:
@@ -125,12 +129,15 @@ class Containers:
         if failed:
             raise ExceptionGroup("remove containers", failed)
 
-    async def exec(self, container_id: str, exec_id: str, process: dict[str, Any]) -> None:
+    async def exec(
+        self, container_id: str, exec_id: str, process: dict[str, Any], stream_ports: tuple[int, ...] = ()
+    ) -> None:
         """Run another process in the container; a skeletal OCI process is completed from the container's own."""
         container = self._find(container_id)
         state.plan_transition(container_id, "exec", container.state)
         planned = process_spec.complete_exec(process, container.process_spec)
         entry = container.add_process(exec_id)
+        entry.stream_ports = stream_ports
         undo = Undo()
         undo.push("forget the exec id", lambda: container.drop_process(entry))
         container.begin_start()
@@ -235,7 +242,7 @@ class Containers:
         async with container.lock:
             os.makedirs(self._settings.work(container.id), mode=0o700)
             undo.push("remove our files", lambda: self._remover.remove_work(container))
-            container.add_process(container.id)
+            container.add_process(container.id).stream_ports = request.stream_ports
             self._save(container)
             undo.push("remove the bundle", lambda: self._remover.remove_bundle(container))
             if request.storages:

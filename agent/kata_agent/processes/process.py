@@ -12,6 +12,9 @@ from kata_agent.errors import NoTerminal, NotFound, WrongState
 from kata_agent.processes import tty
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kata_agent.processes.copying import Copy
     from kata_agent.processes.exits import ExitBook, Target
     from kata_agent.processes.stdio import Input, Output
     from kata_init.exits import Exit
@@ -26,28 +29,48 @@ class Process:
         self.number = number
         self.pid = 0
         self.start_time = 0
+        self.latest_start_time = 0
+        """Greater than `start_time` for a process that was gone before it could be looked at."""
         self.exit: Exit | None = None
         self.waited = False
         self.terminal = False
+        self.stream_ports: tuple[int, ...] = ()
+        """Of the connections that its host has made for its streams."""
         self.stdin: Input | None = None
         self.outputs: dict[str, Output[Any]] = {}
+        self.own: tuple[Copy, ...] | None = None
+        """Streams on connections of their own; the calls of streams do not serve this process then."""
+        self.on_exit: Callable[[Process], None] | None = None
+        self.told = False
+        """Whether its end has been told to who keeps the history."""
         self._ended = asyncio.Event()
 
     def attach_pipes(self, stdin: Input, stdout: Output[Any], stderr: Output[Any]) -> None:
         """Own these streams from here on."""
         self.stdin = stdin
         self.outputs = {"stdout": stdout, "stderr": stderr}
+        self._end_streams_of_ended()
 
     def attach_terminal(self, stdin: Input, output: Output[Any]) -> None:
         """Own a terminal's two sides; stdout and stderr are one."""
         self.terminal = True
         self.stdin = stdin
         self.outputs = {"stdout": output, "stderr": output}
+        self._end_streams_of_ended()
+
+    def attach_own(self, copies: tuple[Copy, ...], terminal: Input | None) -> None:
+        """Own these from here on; `terminal` is a master to be resized."""
+        self.own = copies
+        self.stdin = terminal
+        for copy in copies:
+            copy.start()
+        self._end_streams_of_ended()
 
     def follow(self, pid: int, target: Target, exits: ExitBook) -> None:
         """Learn of the end of the process of this pid, which may have ended already."""
         self.pid = pid
         self.start_time = target.earliest
+        self.latest_start_time = target.latest
         exits.watch(pid, target, self._on_exit)
 
     def unfollow(self, exits: ExitBook) -> None:
@@ -61,6 +84,8 @@ class Process:
         await self._ended.wait()
         if self.exit is None:
             raise NotFound(f"process {self.exec_id} is not there any more: its container was removed")
+        for copy in self.own or ():
+            await copy.wait_done()  # what it had written is with the host before its status is
         self.waited = True
         return self.exit
 
@@ -71,12 +96,16 @@ class Process:
 
     def output(self, stream: str) -> Output[Any]:
         """The stream of this name; there are stdout and stderr."""
+        if self.own is not None and stream not in self.outputs:
+            raise WrongState(f"cannot get stream reader: {self._served_elsewhere(stream)}")
         if not self.outputs:
             raise WrongState(f"cannot get stream reader: process {self.exec_id} is not started yet")
         return self.outputs[stream]
 
     def input(self) -> Input:
         """Where its input is written."""
+        if self.own is not None:
+            raise WrongState(f"Cannot get writer: {self._served_elsewhere('stdin')}")
         if self.stdin is None:
             raise WrongState(f"Cannot get writer: process {self.exec_id} is not started yet")
         return self.stdin
@@ -87,12 +116,19 @@ class Process:
             raise NoTerminal
         tty.set_size(self.stdin.fd, rows, columns)
 
+    def _served_elsewhere(self, stream: str) -> str:
+        return (
+            f"{stream} of process {self.exec_id} went to a connection of its own (the ports of its request)"
+        )
+
     def close(self) -> None:
         """Close the streams and let go whoever waits."""
         if self.stdin is not None:
             self.stdin.close()
         for output in self.outputs.values():
             output.close()
+        for copy in self.own or ():
+            copy.close()
         self._ended.set()
 
     def discard(self, exits: ExitBook) -> None:
@@ -103,8 +139,19 @@ class Process:
     def _on_exit(self, entry: Exit) -> None:
         self.exit = entry
         self.start_time = entry.start_time or self.start_time
+        self.latest_start_time = entry.start_time or self.latest_start_time
         self._ended.set()
+        self._end_streams_of_ended()
+        if self.on_exit is not None:
+            self.on_exit(self)
+
+    def _end_streams_of_ended(self) -> None:
+        """An adopted process, or one on a terminal, may have ended before it has its streams."""
+        if self.exit is None:
+            return
         if self.stdin is not None:
             self.stdin.close()
         for output in self.outputs.values():
             output.process_ended()
+        for copy in self.own or ():
+            copy.process_ended()

@@ -223,6 +223,13 @@ class Pipes:
         ours, self.ours = self.ours, []
         return ours
 
+    def replace_theirs(self, absent: tuple[bool, ...]) -> None:
+        """Give the process nothing, /dev/null, for each stream that is absent."""
+        for index in (index for index, missing in enumerate(absent) if missing):
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            os.close(self.theirs[index])
+            self.theirs[index] = null
+
     def close(self) -> None:
         """Close what is still owned here."""
         for fd in (*self.ours, *self.theirs):

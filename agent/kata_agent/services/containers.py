@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kata_agent.containers.registry import ContainerRequest
 from kata_agent.errors import InvalidRequest, NotSupported
@@ -29,6 +29,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
             spec=oci.spec(request.OCI),
             storages=decode_storages(request.storages),
             sandbox_pidns=request.sandbox_pidns,
+            stream_ports=_stream_ports(request),
         )
     )
     return Empty()
@@ -50,7 +51,8 @@ async def exec_process(agent: Agent, request: agent_pb2.ExecProcessRequest) -> E
     """Run another program in a container."""
     if not request.HasField("process"):
         raise InvalidRequest(f"exec {request.exec_id!r}: the request has no process")
-    await agent.containers.exec(request.container_id, request.exec_id, oci.process(request.process))
+    process = oci.process(request.process)
+    await agent.containers.exec(request.container_id, request.exec_id, process, _stream_ports(request))
     return Empty()
 
 
@@ -64,6 +66,12 @@ async def wait_process(agent: Agent, request: agent_pb2.WaitProcessRequest) -> a
     """Wait for a process's end. A killed process's status is the bare number of its signal."""
     exit_ = await agent.containers.wait(request.container_id, request.exec_id)
     return agent_pb2.WaitProcessResponse(status=exit_.signal or exit_.code or 0)
+
+
+def _stream_ports(request: Any) -> tuple[int, ...]:
+    """The three ports of a request, or none."""
+    ports = (request.stdin_port, request.stdout_port, request.stderr_port)
+    return ports if any(ports) else ()
 
 
 HANDLERS = {
