@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
+STORAGES_DIRECTORY = f"{RUN_DIRECTORY}/storages"
 CRUN = "/usr/bin/crun"
 KERNEL_CALLS_AT_ONCE = 16
 
@@ -75,9 +76,10 @@ class Agent:
     @cached_property
     def storages(self) -> Storages:
         """Mounts made for the sandbox and its containers."""
+        from kata_agent.mounts.storage.journal import Journal
         from kata_agent.mounts.storage.registry import Storages
 
-        return Storages(self.worker, self.log)
+        return Storages(self.worker, self.log, Journal(STORAGES_DIRECTORY if self.supervised else None))
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -168,6 +170,7 @@ class Agent:
         if self._stored or _has_state():
             self.sandbox.adopt()
             await self.containers.adopt()
+            await self.storages.sweep()
 
     def _has(self, part: str) -> bool:
         return part in self.__dict__

@@ -118,6 +118,7 @@ class Sandbox:
         for kind in NAMESPACES:
             self._undo_later(self._undo, partial(self._unshare, f"{NAMESPACE_DIRECTORY}/{kind}"))
         self._undo.push_async_callback(self._agent.storages.release, USER, names)
+        self._undo.push_async_callback(self._agent.storages.release_kept)
         if record["dns"]:
             self._undo_later(self._undo, partial(dns.remove, f"{self._base}/sandbox"))
         self.exists = True
@@ -134,6 +135,7 @@ class Sandbox:
             await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)
             names = await self._agent.storages.mount(USER, request.storages)
             undo.push_async_callback(self._agent.storages.release, USER, names)
+            undo.push_async_callback(self._agent.storages.release_kept)
             hooks = self._scan_hooks(request.guest_hook_path)
             if request.dns:
                 await run(partial(dns.install, request.dns, f"{self._base}/sandbox"))

@@ -16,6 +16,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from kata_testing.repository import BUILD, GUEST_FILES
@@ -103,6 +104,23 @@ def _probe_vsock_loopback(_: str) -> str | None:
     return None
 
 
+def _probe_hugepages(_: str) -> str | None:
+    """One page of 2 MiB more in the kernel's pool, and back."""
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    try:
+        before = int(pool.read_text())
+        pool.write_text(str(before + 1))
+        after = int(pool.read_text())
+        pool.write_text(str(before))
+    except OSError as error:
+        return f"cannot change the pool of huge pages: {error}"
+    return None if after == before + 1 else "the kernel finds no huge page"
+
+
+def _probe_loop(_: str) -> str | None:
+    return _run("losetup", "--find")
+
+
 def _probe_path(path: str) -> Callable[[str], str | None]:
     return lambda _: None if os.path.exists(path) else f"{path} does not exist"
 
@@ -115,7 +133,12 @@ NEEDS: Mapping[str, Need] = {
     "qemu": Need(_program("qemu-system-x86_64", "--version"), by_setup=True),
     "guest-image": Need(_probe_guest_image, by_setup=True),
     "netns": Need(_program("unshare", "--net", "true"), by_setup=True),
+    "iproute2": Need(_program("ip", "-Version"), by_setup=True),
     "cgroup2": Need(_probe_cgroup2, by_setup=True),
+    "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
+    "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
+    "hugepages": Need(_probe_hugepages, by_setup=False),
+    "loop": Need(_probe_loop, by_setup=False),
     "userns": Need(_program("unshare", "--user", "--map-root-user", "true"), by_setup=False),
     "vsock": Need(_probe_path("/dev/vsock"), by_setup=False),
     "vsock-loopback": Need(_probe_vsock_loopback, by_setup=False),

@@ -105,6 +105,39 @@ def test_remount_is_done_even_where_the_same_type_is_mounted() -> None:
     )
 
 
+def test_remount_changes_the_mount_s_own_flags_only_where_they_are_named() -> None:
+    request = StorageRequest(
+        "ephemeral", "tmpfs", "tmpfs", "/run/kata-containers/e", ("remount", "nosuid", "ro")
+    )
+    assert plan.plan_mount(request, plan.Observation()) == (
+        ops.Remount("/run/kata-containers/e", option.NOSUID | option.RDONLY, ""),
+        ops.SetFlags("/run/kata-containers/e", option.NOSUID | option.RDONLY),
+    )
+
+
+def test_what_is_mounted_already_still_gets_its_group() -> None:
+    request = SHARE._replace(fs_group=FsGroup(7))
+    assert plan.plan_mount(request, plan.Observation(mounted_fstype="virtiofs")) == (
+        ops.ChangeGroup(SHARE.mount_point, 7),
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "data", "expected"),
+    [
+        (0, "", []),
+        (option.RDONLY | option.NOSUID, "size=1", [("ro", None), ("size", "1")]),
+        (0, "a,,b=", [("a", None), ("b", "")]),
+        (0, "=x,k=v=w", [("k", "v=w")]),
+        (option.SYNCHRONOUS | option.DIRSYNC, "", [("sync", None), ("dirsync", None)]),
+    ],
+)
+def test_data_is_split_as_the_kernel_splits_it(
+    flags: int, data: str, expected: list[tuple[str, str | None]]
+) -> None:
+    assert option.split_parameters(flags, data) == expected
+
+
 def test_group_is_changed_after_the_mount_with_the_mask_of_the_options() -> None:
     request = SHARE._replace(options=("ro",), fs_group=FsGroup(3000, on_mismatch_only=True))
     assert plan.plan_mount(request, plan.Observation())[-1] == ops.ChangeGroup(
@@ -129,7 +162,7 @@ def test_request_that_no_mount_can_be_made_of_is_refused(field: str, value: str,
         plan.plan_mount(SHARE._replace(**changed), plan.Observation())
 
 
-@pytest.mark.parametrize("name", ["blk", "ephemeral", "nonsense", ""])
+@pytest.mark.parametrize("name", ["scsi", "watchable-bind", "image_guest_pull", "nonsense", ""])
 def test_storage_kind_that_is_not_built_is_refused_by_name(name: str) -> None:
     with pytest.raises(NotSupported, match=f"^Failed to find the storage handler {name}"):
         find_driver(name)
@@ -146,6 +179,8 @@ def test_storage_kind_that_is_not_built_is_refused_by_name(name: str) -> None:
         ops.SetFlags("/a/b", 1),
         ops.SetPropagation("/a/b", option.SLAVE),
         ops.ChangeGroup("/a/b", 5),
+        ops.MakeVolume("/a/b"),
+        ops.SetAccess("/a/b", 5, None, 0o2000),
     ],
 )
 def test_every_operation_says_in_words_where_it_works(op: ops.Op) -> None:

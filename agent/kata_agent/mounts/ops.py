@@ -16,6 +16,12 @@ class MakeDirectory(Record):
     path: str
 
 
+class MakeVolume(Record):
+    """A directory like `MakeDirectory`'s that holds data of its own: undone with all that was put into it."""
+
+    path: str
+
+
 class MakeFile(Record):
     """An empty file to mount another file on, with the parents that are missing."""
 
@@ -33,7 +39,7 @@ class MountFilesystem(Record):
 
 
 class Remount(Record):
-    """New flags and data for the file system that is mounted at `target`."""
+    """Change these options of the file system that is mounted at `target`, and no others."""
 
     target: str
     flags: int = 0
@@ -73,9 +79,24 @@ class ChangeGroup(Record):
     on_mismatch_only: bool = False
 
 
-Op = (
-    MakeDirectory | MakeFile | MountFilesystem | Remount | BindMount | SetFlags | SetPropagation | ChangeGroup
-)
+class SetAccess(Record):
+    """Group (-1: as it is) and mode (None: as it is) of one file or folder; the bits of `add` come on top."""
+
+    path: str
+    group: int = -1
+    mode: int | None = None
+    add: int = 0
+
+
+class ReservePages(Record):
+    """More huge pages in the pool of this page size, in bytes."""
+
+    page_size: int
+    pages: int
+
+
+MountOp = MountFilesystem | Remount | BindMount | SetFlags | SetPropagation
+Op = MountOp | MakeDirectory | MakeVolume | MakeFile | ChangeGroup | SetAccess | ReservePages
 
 
 def describe(op: Op) -> str:
@@ -83,6 +104,8 @@ def describe(op: Op) -> str:
     match op:
         case MakeDirectory(path):
             return f"make directory {path}"
+        case MakeVolume(path):
+            return f"make volume {path}"
         case MakeFile(path):
             return f"make file {path}"
         case MountFilesystem(source, target, fstype, flags, data):
@@ -97,5 +120,10 @@ def describe(op: Op) -> str:
             return f"set propagation {propagation:#x} of {target}{' and all below it' if recursive else ''}"
         case ChangeGroup(path, group):
             return f"give {path} to group {group}"
+        case SetAccess(path, group, mode, add):
+            access = f"group {group}, mode {'kept' if mode is None else oct(mode)} plus {add:o}"
+            return f"set access of {path} ({access})"
+        case ReservePages(page_size, pages):
+            return f"reserve {pages} huge pages of {page_size} bytes"
         case _:
             assert_never(op)

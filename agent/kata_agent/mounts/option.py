@@ -85,6 +85,10 @@ OURS = "io.katacontainers."
 DATA_LIMIT_BYTES = 4096
 
 
+# Flags of a file system rather than of one mount, by the word that the kernel's mount context takes for each.
+FILESYSTEM_WORDS = {RDONLY: "ro", SYNCHRONOUS: "sync", DIRSYNC: "dirsync", MANDLOCK: "mand"}
+
+
 class MountOptions(Record):
     """What the words of one mount come to. `propagation` is 0 or one kind, with REC where it is recursive."""
 
@@ -111,3 +115,21 @@ def parse_options(words: Iterable[str]) -> MountOptions:
     if len(joined.encode()) >= DATA_LIMIT_BYTES:
         raise InvalidRequest(f"Mount option exceeds 4K size: {len(joined)} characters of data")
     return MountOptions(flags, propagation, joined)
+
+
+def split_parameters(flags: int, data: str) -> list[tuple[str, str | None]]:
+    """Flags and data as the keys and values of a mount context, split as the kernel itself splits data."""
+    parameters: list[tuple[str, str | None]] = [
+        (word, None) for flag, word in FILESYSTEM_WORDS.items() if flags & flag
+    ]
+    for piece in data.split(","):
+        key, equals, value = piece.partition("=")
+        if key:
+            parameters.append((key, value if equals else None))
+    return parameters
+
+
+def find_values(words: Iterable[str], key: str) -> list[str]:
+    """The values of `key=value` words, in order; a word with more than one `=` is none, as in Kata's agent."""
+    pairs = (word.split("=") for word in words)
+    return [pair[1] for pair in pairs if len(pair) == 2 and pair[0] == key]

@@ -33,16 +33,15 @@ class Observation(Record):
 
 
 def plan_mount(storage: StorageRequest, seen: Observation) -> tuple[ops.Op, ...]:
-    """Operations that mount `storage`; none when it is mounted already. Raises `InvalidRequest`."""
+    """Operations that mount `storage`; what is mounted already gets its group alone. Raises `InvalidRequest`."""
     check(storage)
     options = option.parse_options(storage.options)
     if options.flags & option.REMOUNT:
-        flags = options.flags & ~option.REMOUNT
-        return (ops.Remount(storage.mount_point, flags, options.data), *plan_group(storage))
+        return (*plan_remount(storage.mount_point, options), *plan_group(storage))
     if options.flags & option.BIND:
         return (*plan_bind(storage, options, seen), *plan_group(storage))
     if seen.mounted_fstype == storage.fstype:
-        return ()
+        return plan_group(storage)
     mount = ops.MountFilesystem(
         storage.source, storage.mount_point, storage.fstype, options.flags, options.data
     )
@@ -64,6 +63,15 @@ def plan_bind(storage: StorageRequest, options: option.MountOptions, seen: Obser
     if flags:
         plan.append(ops.SetFlags(target, flags, recursive))
     return (*plan, *plan_propagation(target, options))
+
+
+def plan_remount(target: str, options: option.MountOptions) -> tuple[ops.Op, ...]:
+    """A change of the options that were named; the flags of the mount that were not named stay as they are."""
+    flags = options.flags & ~option.REMOUNT
+    plan: tuple[ops.Op, ...] = (ops.Remount(target, flags, options.data),)
+    if flags & PER_MOUNT:
+        plan += (ops.SetFlags(target, flags & PER_MOUNT),)
+    return plan + plan_propagation(target, options)
 
 
 def plan_propagation(target: str, options: option.MountOptions) -> tuple[ops.Op, ...]:

@@ -32,6 +32,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
             stream_ports=_stream_ports(request),
         )
     )
+    agent.storages.keep(request.container_id)
     return Empty()
 
 

@@ -15,24 +15,23 @@ from kata_linux import mountinfo
 # A driver reads the machine and plans; what it returns is applied by the registry. It runs in a worker.
 Driver = Callable[[StorageRequest], tuple[Op, ...]]
 
-DRIVERS = {"virtio-fs": "virtiofs", "bind": "bind"}
+DRIVERS = {
+    "9p": "virtiofs",
+    "bind": "bind",
+    "blk": "block",
+    "ephemeral": "ephemeral",
+    "local": "local",
+    "mmioblk": "block",
+    "nvdimm": "block",
+    "overlayfs": "overlay",
+    "virtio-fs": "virtiofs",
+}
+
+# Volumes of the pod: their data outlives the container that came first.
+LASTING = frozenset({"ephemeral", "local"})
 
 # The rest of Kata's drivers, told apart from a misspelt name.
-NOT_BUILT = frozenset(
-    {
-        "9p",
-        "blk",
-        "blk-ccw",
-        "ephemeral",
-        "image_guest_pull",
-        "local",
-        "mmioblk",
-        "nvdimm",
-        "overlayfs",
-        "scsi",
-        "watchable-bind",
-    }
-)
+NOT_BUILT = frozenset({"blk-ccw", "image_guest_pull", "scsi", "watchable-bind"})
 
 
 def find_driver(name: str) -> Driver:

@@ -2,7 +2,8 @@
 
 Owns: the users of every mount point and the steps that undo its mount. Must not know: the wire, drivers' ways.
 Follows: Kata's agent 3.21, "Bookkeeping, sharing, cleanup", with its races left out: a second user of a mount point
-waits for the first one's mount and shares its result; a mount point cannot stand for two different storages.
+waits for the first one's mount and shares its result; a mount point cannot stand for two different storages. Volumes
+of the pod (`driver.LASTING`) stay after their last user, once a container has been made with them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import AlreadyExists, describe
-from kata_agent.mounts.apply import Undo, Unmount, apply_plan, undo
-from kata_agent.mounts.storage.driver import find_driver
+from kata_agent.mounts import ops
+from kata_agent.mounts.apply import RollbackError, apply_plan
+from kata_agent.mounts.storage.driver import LASTING, find_driver
+from kata_agent.mounts.storage.journal import Entry, Journal
 from kata_agent.mounts.storage.request import StorageRequest
+from kata_agent.mounts.undo import ReturnPages, Undo, Unmount, undo
 
 if TYPE_CHECKING:
     from kata_agent.log import Log
@@ -25,18 +29,22 @@ if TYPE_CHECKING:
 class Mounted:
     """One mount point that somebody uses. `steps` resolves when it is mounted; `request` is None after a restart."""
 
-    def __init__(self, request: StorageRequest | None) -> None:
+    def __init__(self, request: StorageRequest | None, steps: tuple[Undo, ...] | None = None) -> None:
         self.request = request
         self.users: set[str] = set()
+        self.kept = False
         self.steps: asyncio.Future[tuple[Undo, ...]] = asyncio.get_running_loop().create_future()
+        if steps is not None:
+            self.steps.set_result(steps)
 
 
 class Storages:
     """The storages of the sandbox and of its containers; users are named by their ids."""
 
-    def __init__(self, worker: Worker, log: Log) -> None:
+    def __init__(self, worker: Worker, log: Log, journal: Journal | None = None) -> None:
         self._worker = worker
         self._log = log
+        self._journal = journal or Journal(None)
         self._mounted: dict[str, Mounted] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
@@ -46,11 +54,18 @@ class Storages:
         try:
             for storage in storages:
                 assert isinstance(storage, StorageRequest)  # noqa: S101 - the registry of containers is untyped here
-                names.append(await self._use(user, storage))
+                names.append(await self._use(user, storage._replace(user=user)))
         except BaseException:
             await self.release(user, tuple(names))
             raise
         return tuple(names)
+
+    def keep(self, user: str) -> None:
+        """`user` has been made: the pod's volumes that it uses stay when it goes, until `release_kept`."""
+        for name, entry in self._mounted.items():
+            if user in entry.users and entry.request and entry.request.driver in LASTING and not entry.kept:
+                entry.kept = True
+                self._journal.write(Entry(name, entry.steps.result(), kept=True))
 
     async def release(self, user: str, names: tuple[str, ...]) -> None:
         """`user` needs these no more; in reverse order, those that nobody else uses are unmounted.
@@ -59,27 +74,41 @@ class Storages:
         """
         for name in reversed(names):
             entry = self._mounted.get(name)
-            if entry is None or user not in entry.users:
-                continue
-            entry.users.discard(user)
-            if entry.users:
-                continue
-            del self._mounted[name]
-            await self._unmount(name, entry)
+            if entry is not None and user in entry.users:
+                entry.users.discard(user)
+                await self._leave(name, entry)
+
+    async def release_kept(self) -> None:
+        """The pod ends: its volumes go, the latest first."""
+        for name, entry in reversed(tuple(self._mounted.items())):
+            if entry.kept:
+                entry.kept = False
+                await self._leave(name, entry)
 
     def adopt(self, user: str, names: tuple[str, ...]) -> None:
         """After a restart of the agent: `user` had mounted these."""
+        self._load()
         for name in names:
             entry = self._mounted.get(name)
             if entry is None:
-                entry = self._mounted[name] = Mounted(None)
-                entry.steps.set_result((Unmount(name),))
+                entry = self._mounted[name] = Mounted(None, (Unmount(name),))
             entry.users.add(user)
+
+    async def sweep(self) -> None:
+        """After the last `adopt`: undo what an agent that was killed had mounted for nobody."""
+        self._load()
+        for name, entry in reversed(tuple(self._mounted.items())):
+            await self._leave(name, entry)
 
     def users(self, name: str) -> frozenset[str]:
         """Who uses the mount point."""
         entry = self._mounted.get(name)
         return frozenset(entry.users) if entry else frozenset()
+
+    def _load(self) -> None:
+        for recorded in self._journal.take():
+            entry = self._mounted[recorded.name] = Mounted(None, recorded.steps)
+            entry.kept = recorded.kept
 
     async def _use(self, user: str, storage: StorageRequest) -> str:
         find_driver(storage.driver)  # a driver that is not there is told before anything else that is wrong
@@ -104,7 +133,7 @@ class Storages:
         entry = self._mounted[name] = Mounted(storage)
         entry.users.add(user)
         try:
-            steps = await self._worker.run(partial(_mount_now, storage))
+            steps = await self._worker.run(partial(_mount_now, storage, name, self._journal))
         except BaseException as error:
             del self._mounted[name]
             # Those who wait for this mount fail as it did; if there are none nobody may be told.
@@ -113,10 +142,14 @@ class Storages:
             raise
         entry.steps.set_result(steps)
 
-    async def _unmount(self, name: str, entry: Mounted) -> None:
+    async def _leave(self, name: str, entry: Mounted) -> None:
+        """Unmount what has no users any more."""
+        if entry.users or entry.kept or self._mounted.get(name) is not entry:
+            return
+        del self._mounted[name]
         gone = self._leaving[name] = asyncio.get_running_loop().create_future()
         try:
-            failures = await self._worker.run(partial(undo, entry.steps.result()))
+            failures = await self._worker.run(partial(_undo_now, entry.steps.result(), name, self._journal))
         finally:
             del self._leaving[name]
             gone.set_result(None)
@@ -124,8 +157,29 @@ class Storages:
             self._log.warning("storage", "unmount failed", mount_point=name, error=failure)
 
 
-def _mount_now(storage: StorageRequest) -> tuple[Undo, ...]:
-    return apply_plan(find_driver(storage.driver)(storage))
+def _mount_now(storage: StorageRequest, name: str, journal: Journal) -> tuple[Undo, ...]:
+    plan = find_driver(storage.driver)(storage)
+    if any(isinstance(op, (ops.MountFilesystem, ops.BindMount)) for op in plan):
+        journal.intend(name)
+    steps: tuple[Undo, ...] = ()
+    try:
+        steps = apply_plan(plan)
+        journal.write(Entry(name, steps))
+    except BaseException as error:
+        if leftovers := undo(steps):
+            raise RollbackError(error, leftovers) from error
+        journal.remove(name)
+        raise
+    return steps
+
+
+def _undo_now(steps: tuple[Undo, ...], name: str, journal: Journal) -> list[str]:
+    if any(isinstance(step, ReturnPages) for step in steps):
+        # An agent killed in between would give them back again; better lose them until the guest ends.
+        journal.write(Entry(name, tuple(step for step in steps if not isinstance(step, ReturnPages))))
+    failures = undo(steps)
+    journal.remove(name)
+    return failures
 
 
 def _differ(one: StorageRequest, other: StorageRequest) -> bool:

@@ -13,7 +13,7 @@ class FsGroup(Record):
 
 
 class StorageRequest(Record):
-    """One `Storage` of the wire."""
+    """One `Storage` of the wire. `user` is the container it is mounted for, empty for the sandbox."""
 
     driver: str
     source: str
@@ -22,3 +22,4 @@ class StorageRequest(Record):
     options: tuple[str, ...] = ()
     driver_options: tuple[str, ...] = ()
     fs_group: FsGroup | None = None
+    user: str = ""

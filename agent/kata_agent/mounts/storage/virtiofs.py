@@ -1,4 +1,4 @@
-"""`virtio-fs`: a folder of the host, by its tag."""
+"""`virtio-fs` and `9p`: a folder of the host, by its tag. What the kernel has no file system for, it refuses."""
 
 from __future__ import annotations
 
