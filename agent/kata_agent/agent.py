@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from kata_agent.cgroups.oom import Kill, OomWatch
     from kata_agent.config import Config
     from kata_agent.containers.registry import Containers
     from kata_agent.guest.copyfile import Copier
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
-STORAGES_DIRECTORY = f"{RUN_DIRECTORY}/storages"
 CRUN = "/usr/bin/crun"
+CGROUP_ROOT = "/sys/fs/cgroup"
 KERNEL_CALLS_AT_ONCE = 16
 
 
@@ -76,10 +77,9 @@ class Agent:
     @cached_property
     def storages(self) -> Storages:
         """Mounts made for the sandbox and its containers."""
-        from kata_agent.mounts.storage.journal import Journal
         from kata_agent.mounts.storage.registry import Storages
 
-        return Storages(self.worker, self.log, Journal(STORAGES_DIRECTORY if self.supervised else None))
+        return Storages(self.worker, self.log)
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -94,6 +94,18 @@ class Agent:
         from kata_agent.guest.copyfile import Copier
 
         return Copier(BASE_DIRECTORY, self.worker)
+
+    @cached_property
+    def oom(self) -> OomWatch:
+        """Watcher of containers' out-of-memory kills."""
+        from kata_agent.cgroups.oom import OomWatch
+
+        def drop(container_id: str) -> None:
+            self.log.warning(
+                "cgroup", "out-of-memory event not fetched, dropped", **{"container-id": container_id}
+            )
+
+        return OomWatch(CGROUP_ROOT, tell=self._tell_kill, drop=drop)
 
     @cached_property
     def containers(self) -> Containers:
@@ -116,6 +128,7 @@ class Agent:
             passed=self._passed,
             stored=self._stored,
             report=self._report,
+            oom=self.oom,
         )
 
     def listen_for_streams(self) -> None:
@@ -149,6 +162,8 @@ class Agent:
         """Remove every container, then let the agent end once the replies are out. Raises the first failure."""
         if self._has("containers"):
             await self.containers.remove_all()
+        if self._has("oom"):
+            self.oom.close()
         self.log.info("sandbox", "sandbox destroyed")
         self.destroyed = True
         self.stopping.set()
@@ -160,6 +175,8 @@ class Agent:
                 await self.containers.remove_all()
             except Exception as error:  # noqa: BLE001 - the end goes on
                 self._report("containers could not be removed", error)
+        if self._has("oom"):
+            self.oom.close()
         if self._has("sandbox"):
             await self.sandbox.close()
         if self._passed is not None:
@@ -170,7 +187,11 @@ class Agent:
         if self._stored or _has_state():
             self.sandbox.adopt()
             await self.containers.adopt()
-            await self.storages.sweep()
+
+    def _tell_kill(self, kill: Kill) -> None:
+        limit = kill.limit or "none: the guest itself has no memory left"
+        fields = {"container-id": kill.container_id, "processes": kill.processes, "limit": limit}
+        self.log.warning("cgroup", "out of memory: processes were killed", **fields)
 
     def _has(self, part: str) -> bool:
         return part in self.__dict__

@@ -12,7 +12,48 @@ import os
 
 from kata_linux._libc import fail
 
-_SIGKILL = 9
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+# More than the longest control file has (memory.stat and io.stat of a large machine are below 16 KiB).
+_READ_BYTES = 65536
+# A file that is not there, a group that went while it was read, a controller that is off.
+_ABSENT = (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP)
+
+
+class Files:
+    """A group whose files are read one after the other: one path walk for all of them."""
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        try:
+            self._fd = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            fail(error.errno or 0, "open cgroup", group)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def read(self, name: str) -> str | None:
+        """The file's text by one read; None where the kernel or the group has no such file."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            fail(error.errno or 0, "open", f"{self._group}/{name}")
+        try:
+            return os.read(fd, _READ_BYTES).decode()
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            fail(error.errno or 0, "read", f"{self._group}/{name}")
+        finally:
+            os.close(fd)
 
 
 def read_control(group: str, name: str) -> str:
@@ -40,7 +81,12 @@ def write_control(group: str, name: str, value: str) -> None:
 
 def read_flat(group: str, name: str) -> dict[str, int]:
     """A file of `key number` lines (cgroup.events, memory.stat, cpu.stat, ...)."""
-    pairs = (line.split() for line in read_control(group, name).splitlines())
+    return parse_flat(read_control(group, name))
+
+
+def parse_flat(text: str) -> dict[str, int]:
+    """The pairs of such a file's text."""
+    pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
@@ -73,6 +119,16 @@ def add_process(group: str, pid: int) -> None:
 def is_populated(group: str) -> bool:
     """Whether any process is in the group or below it."""
     return read_flat(group, "cgroup.events").get("populated") == 1
+
+
+def is_freezing(group: str) -> bool:
+    """Whether the group is, or is becoming, frozen by its own switch."""
+    return read_control(group, "cgroup.freeze").strip() == "1"
+
+
+def set_frozen(group: str, *, frozen: bool) -> None:
+    """Freeze or thaw the group and all below it; `frozen 1` in cgroup.events tells when it has come about."""
+    write_control(group, "cgroup.freeze", "1" if frozen else "0")
 
 
 def kill(group: str) -> None:

@@ -31,6 +31,7 @@ INHERITED: set[str] = set()
 class NoSandbox:
     """A sandbox that shares nothing."""
 
+    sandbox_id = ""
     ipc_path = None
     uts_path = None
     guest_hooks: ClassVar[dict[str, list[dict[str, object]]]] = {}

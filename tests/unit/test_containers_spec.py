@@ -190,20 +190,32 @@ def test_an_exec_is_completed_from_its_container_where_it_says_nothing():
     assert kept["capabilities"]["bounding"] == ["CAP_CHOWN"]
 
 
-def test_zero_is_not_set_and_minus_one_is_unlimited():
+def test_limits_reach_crun_as_the_files_that_an_update_would_write():
     planned = resources.rewrite(
         {
-            "memory": {"limit": -1, "swap": 0, "swappiness": 60, "kernel": 5},
-            "cpu": {"shares": 0, "quota": -1, "cpus": "", "mems": "0"},
+            "memory": {"limit": 64 << 20, "swap": 96 << 20, "reservation": 1 << 20, "swappiness": 0},
+            "cpu": {"shares": 0, "quota": -1, "period": 50000, "cpus": "", "mems": "0"},
             "pids": {"limit": 7},
-            "blockIO": {"weight": 0},
+            "blockIO": {
+                "weight": 0,
+                "throttleReadBpsDevice": [{"major": 8, "minor": n, "rate": 9} for n in (0, 16)],
+            },
         }
     )
-    assert planned["memory"] == {"limit": -1}
-    assert planned["cpu"] == {"quota": -1, "mems": "0"}
-    assert planned["pids"] == {"limit": 7}
-    assert "blockIO" not in planned
-    assert "pids" not in resources.rewrite({"pids": {"limit": 0}})
+    assert planned["memory"] == {"limit": 64 << 20, "swap": 96 << 20}
+    assert planned["unified"] == {
+        "memory.max": "67108864",
+        "memory.low": "1048576",
+        "cpu.max": "max 50000",
+        "cpuset.mems": "0",
+        "pids.max": "7",
+        "io.max": "8:0 rbps=9\n8:16 rbps=9",
+    }
+
+
+def test_what_a_new_group_has_already_is_not_asked_for_so_that_it_needs_no_controller():
+    nothing = {"memory": {"limit": -1, "swap": -1}, "pids": {"limit": 0}, "cpu": {"quota": -1}}
+    assert resources.rewrite(nothing) == {"devices": [{"allow": False, "access": "rwm"}]}
 
 
 def test_devices_are_denied_first_and_numbers_below_one_are_wildcards():
@@ -238,7 +250,14 @@ def test_a_path_that_names_no_cgroup_is_refused(given):
 
 def test_every_transition_that_is_not_in_the_table_is_refused():
     verbs = {verb for verb, _ in state.TRANSITIONS}
-    states = (state.CREATING, state.CREATED, state.RUNNING, state.PAUSED, state.STOPPED)
+    states = (
+        state.CREATING,
+        state.CREATED,
+        state.RUNNING,
+        state.PAUSED,
+        state.PAUSED_CREATED,
+        state.STOPPED,
+    )
     for verb in verbs:
         for before in states:
             if (verb, before) in state.TRANSITIONS:

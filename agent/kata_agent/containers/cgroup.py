@@ -41,8 +41,13 @@ def kill(cgroup: str) -> None:
 
 async def wait_empty(cgroup: str) -> None:
     """Wait until no live process is left. No deadline of its own: the caller has one."""
-    if not is_populated(cgroup):
-        return
+    if is_populated(cgroup):
+        await wait_event(cgroup, "populated", 0)
+
+
+async def wait_event(cgroup: str, key: str, value: int) -> None:
+    """Wait until cgroup.events has this value, or the cgroup is gone. No deadline of its own: the caller has one."""
+    wanted = f"{key} {value}".encode()
     try:
         fd = os.open(f"{cgroup}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -51,7 +56,7 @@ async def wait_empty(cgroup: str) -> None:
     watch = select.epoll()
     try:
         watch.register(fd, select.EPOLLPRI | select.EPOLLET)
-        while b"populated 1" in os.pread(fd, 4096, 0):
+        while wanted not in os.pread(fd, 4096, 0):
             await _wait_readable(watch.fileno())
             watch.poll(0)
     except OSError as error:

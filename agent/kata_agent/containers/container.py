@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from kata_agent.cgroups.oom import Account
 from kata_agent.containers import state
 from kata_agent.errors import AlreadyExists, InvalidRequest, UnknownProcess
 from kata_agent.processes.process import Process
@@ -32,6 +33,8 @@ class Container:
         self.lock = asyncio.Lock()
         self.cgroup = ""
         """Path of the cgroup below the hierarchy's root."""
+        self.oom = Account()
+        """Out-of-memory kills that were told."""
         self.process_spec: dict[str, Any] = {}
         self.hooks: dict[str, list[dict[str, Any]]] = {}
         self.annotations: dict[str, str] = {}

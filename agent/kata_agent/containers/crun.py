@@ -72,6 +72,11 @@ class Crun:
         options = ["--detach", "--process", place.file("json"), *_console_options(console)]
         return await self._launch("exec", options, container_id, place, stdio, arg0)
 
+    async def update(self, container_id: str, place: Place, stdio: Stdio) -> None:
+        """Apply the OCI resources of `place`'s json file."""
+        argv = self._command("update", place, ["--resources", place.file("json"), container_id])
+        await self._run("update", argv, place, stdio, "", DEADLINE_S)
+
     def release_init(self, container_id: str) -> None:
         """What `crun start` does, but for the hooks: one byte into the fifo that init waits on."""
         fifo = f"{self.root}/{container_id}/exec.fifo"

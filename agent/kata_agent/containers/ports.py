@@ -37,6 +37,9 @@ class Storages(Protocol):
 class Sandbox(Protocol):
     """What a container needs to know of its sandbox, read at each create."""
 
+    sandbox_id: str
+    """The container of this id is the sandbox's own, which only waits; empty before CreateSandbox."""
+
     @property
     def ipc_path(self) -> str | None:
         """Path of the shared ipc namespace, None before CreateSandbox."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from kata_agent.cgroups.apply import read_hugepage_sizes
 from kata_agent.containers import adopt, cgroup, hooks, process_spec, spec, state, statefile
 from kata_agent.containers.container import Container, check_container_id
 from kata_agent.containers.crun import Crun
@@ -27,6 +29,8 @@ from kata_agent.processes import signals
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kata_agent.cgroups.oom import OomWatch
+    from kata_agent.containers.controls import Controls
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.processes.process import Process
@@ -55,6 +59,7 @@ class Containers:
         passed: PassedConnections | None = None,
         stored: dict[str, tuple[int, ...]] | None = None,
         report: Callable[[str, BaseException], None] | None = None,
+        oom: OomWatch | None = None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
         (names `container/...` are taken out of it); `report` hears of background failures."""
@@ -64,6 +69,7 @@ class Containers:
         self._sandbox = sandbox
         self._storages = storages
         self._report = report or _ignore
+        self._oom = oom
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
@@ -74,6 +80,13 @@ class Containers:
             settings, self._crun, exits, self._remover, self._streams, self._hooks, passed
         )
         self._stored = stored if stored is not None else {}
+
+    @cached_property
+    def controls(self) -> Controls:
+        """Limits, figures and pausing of containers."""
+        from kata_agent.containers.controls import Controls
+
+        return Controls(self._settings, self._crun, find=self._find, save=self._save)
 
     def ids(self) -> tuple[str, ...]:
         """Ids of the containers there are, oldest first."""
@@ -97,6 +110,7 @@ class Containers:
         container = self._find(container_id)
         async with container.lock:
             state.plan_transition(container_id, "start", container.state)
+            self._watch_memory(container)
             self._crun.release_init(container_id)
             container.advance("start")
             self._save(container)
@@ -201,7 +215,11 @@ class Containers:
             if container.state in (state.CREATING, state.STOPPED):
                 container.state = state.STOPPED
                 await self._remove_reported(container)
-            elif container.shares_pids:
+                continue
+            self.controls.settle(container)
+            if container.state in (state.RUNNING, state.PAUSED):
+                self._watch_memory(container)
+            if container.shares_pids:
                 self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
         self._streams.drop(tuple(stored), stored)
 
@@ -228,7 +246,9 @@ class Containers:
             self._sandbox.ipc_path, self._sandbox.uts_path, pid_path, self._sandbox.guest_hooks
         )
         rootfs = f"{self._settings.bundle(container.id)}/rootfs"
-        planned = spec.rewrite(request.spec, rootfs, container.cgroup, shared)
+        # hosts send a limit, mostly 0, for each size of huge pages that they have
+        sizes = read_hugepage_sizes() if (linux.get("resources") or {}).get("hugepageLimits") else ()
+        planned = spec.rewrite(request.spec, rootfs, container.cgroup, shared, sizes)
         container.process_spec = planned["process"]
         container.hooks = planned["hooks"]
         container.annotations = planned["annotations"]
@@ -258,6 +278,11 @@ class Containers:
             if container.shares_pids:
                 self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
 
+    def _watch_memory(self, container: Container) -> None:
+        """Tell of its out-of-memory kills; the sandbox's own container only waits."""
+        if self._oom is not None and container.id != self._sandbox.sandbox_id:
+            self._oom.arm(container.id, container.cgroup, container.oom, lambda: self._save(container))
+
     def _save(self, container: Container) -> None:
         """Let the next agent know, if there can be one."""
         if self._settings.exact_reads:
@@ -281,6 +306,8 @@ class Containers:
             if container.state == state.CREATING:
                 raise WrongState(f"failed to remove container {container.id}: it is {container.state}")
             container.advance("remove")
+            if self._oom is not None:
+                self._oom.disarm(container.id)
             self._save(container)
             await self._remover.remove(container)
             if container.storages:

@@ -1,42 +1,47 @@
-"""OCI resources as crun can apply them on cgroup v2. Pure.
+"""The resources of a container to be made, as crun gets them. Pure.
 
-Owns which values mean "not set" and what v2 has no file for. Follows: Kata's agent, "limits"; the wire cannot tell
-an absent number from 0, so 0 is "not set" everywhere it makes no sense as a limit.
+Owns how `cgroups.plan`'s writes are handed to crun, and device rules, which are crun's alone. An update writes the same
+plan itself: what a number means is the same at both times. See decision 0020.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from kata_agent.cgroups.plan import MAX, Facts, plan_writes
 from kata_agent.errors import InvalidRequest
 
 Resources = dict[str, Any]
 
-# Version 1 only: v2 has no such file, and crun refuses the whole container for them.
-V1_MEMORY = ("kernel", "kernelTCP", "swappiness", "useHierarchy")
+# What a new group has already: asking for it needs no controller.
+FRESH = {"pids.max": MAX, "memory.max": MAX, "memory.swap.max": MAX, "cpu.max": MAX}
 DEVICE_TYPES = ("a", "b", "c", "u", "p")
 # A container gets the devices of the OCI default list, which crun adds, and what its spec allows; nothing else.
 DENY_ALL = {"allow": False, "access": "rwm"}
 
 
-def rewrite(resources: Resources) -> Resources:
-    """The part of the resources that says something, for cgroup v2."""
-    planned: Resources = {
-        "memory": _numbers(resources.get("memory"), without=V1_MEMORY),
-        "cpu": _numbers(resources.get("cpu")),
-        "pids": _numbers(resources.get("pids")),
-        "blockIO": _numbers(resources.get("blockIO")),
-        "hugepageLimits": resources.get("hugepageLimits"),
-        "unified": resources.get("unified"),
-    }
-    planned = {key: value for key, value in planned.items() if value}
-    planned["devices"] = [DENY_ALL, *(_device_rule(rule) for rule in resources.get("devices") or [])]
+def rewrite(resources: Resources, hugepage_sizes: tuple[str, ...] = ()) -> Resources:
+    """Limits as files (crun's `unified`), and rules for devices."""
+    unified: dict[str, str] = {}
+    memory = {}
+    for write in plan_writes(resources, Facts(hugepage_sizes=hugepage_sizes)):
+        if FRESH.get(write.file) == write.value:
+            continue
+        if write.file == "memory.swap.max":
+            # crun leaves it out on a kernel without swap, which has no such file; it takes the sum with the limit.
+            memory = {
+                key: resources["memory"][key] for key in ("limit", "swap") if resources["memory"].get(key)
+            }
+        else:
+            unified[write.file] = "\n".join(filter(None, (unified.get(write.file), write.value)))
+    planned: Resources = {"devices": plan_devices(resources)}
+    planned.update({key: value for key, value in (("memory", memory), ("unified", unified)) if value})
     return planned
 
 
-def _numbers(part: Resources | None, without: tuple[str, ...] = ()) -> Resources:
-    """Without zeros, empty texts and lists; negative limits (unlimited) stay."""
-    return {key: value for key, value in (part or {}).items() if value and key not in without}
+def plan_devices(resources: Resources) -> list[Resources]:
+    """Nothing, then what the rules allow, in their order."""
+    return [DENY_ALL, *(_device_rule(rule) for rule in resources.get("devices") or [])]
 
 
 def _device_rule(rule: Resources) -> Resources:

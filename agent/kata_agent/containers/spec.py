@@ -60,7 +60,9 @@ class Shared(NamedTuple):
     guest_hooks: dict[str, list[dict[str, object]]] = {}  # noqa: RUF012 - a tuple's default, never changed
 
 
-def rewrite(spec: Spec, rootfs: str, cgroup: str, shared: Shared) -> Spec:
+def rewrite(
+    spec: Spec, rootfs: str, cgroup: str, shared: Shared, hugepage_sizes: tuple[str, ...] = ()
+) -> Spec:
     """The spec that crun gets: root at `rootfs`, in the cgroup of this path. Raises what `validate` raises."""
     linux: Spec = dict(spec.get("linux") or DEFAULT_LINUX)
     namespaces = plan_namespaces(linux.get("namespaces") or [], shared)
@@ -69,7 +71,7 @@ def rewrite(spec: Spec, rootfs: str, cgroup: str, shared: Shared) -> Spec:
     linux.update(
         namespaces=namespaces,
         cgroupsPath=cgroup,
-        resources=resources.rewrite(linux.get("resources") or {}),
+        resources=resources.rewrite(linux.get("resources") or {}, hugepage_sizes),
     )
     result: Spec = {key: value for key, value in spec.items() if key not in IGNORED}
     result.update(

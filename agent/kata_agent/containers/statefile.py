@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from kata_agent.cgroups.oom import Account
 from kata_agent.containers.container import Container
 
 FILE = "state.json"
@@ -21,6 +22,7 @@ def save(container: Container, work: str) -> None:
         "id": container.id,
         "state": container.state,
         "cgroup": container.cgroup,
+        "oom": (container.oom.seen, container.oom.unfetched),
         "hooks": container.hooks,
         "annotations": container.annotations,
         "storages": container.storages,
@@ -50,6 +52,7 @@ def load(work: str) -> Container | None:
     container = Container(fields["id"])
     container.state = fields["state"]
     container.cgroup = fields["cgroup"]
+    container.oom = Account(*fields["oom"])
     container.hooks = fields["hooks"]
     container.annotations = fields["annotations"]
     container.storages = tuple(fields["storages"])
