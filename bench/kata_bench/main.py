@@ -43,6 +43,7 @@ MEASUREMENTS = {
     "pipelined": Measurement("native", "pipelined", "measure_pipelined"),
     "cycle": Measurement("native", "cycle", "measure_cycle"),
     "stdout": Measurement("native", "stdout", "measure_stdout"),
+    "stdout-own": Measurement("native", "stdout_own", "measure_stdout_own"),
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),
     "files": Measurement("files", "files", "measure_files"),
     "guest": Measurement("vm", "guest", "measure_guest"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -35,6 +36,7 @@ class NativeAgent:
             "KATA_AGENT_SERVER_ADDR": self.address,
             "KATA_AGENT_LOG_LEVEL": "error",
             "KATA_AGENT_CRUN": str(CRUN),
+            "KATA_AGENT_PASSFD_LISTENER": f"unix://{folder}/streams.sock",
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -53,6 +55,14 @@ class NativeAgent:
             if died or time.monotonic() > deadline:
                 state = "ended" if died else f"did not listen within {START_TIMEOUT_S:.0f} s"
                 raise RuntimeError(f"kata-agent {state}; its output: {self.log.read_text()[-2000:]}")
+
+    def connect_stream(self, port: int) -> socket.socket:
+        """A connection for a stream, which a request names by this port; the caller closes it."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(CALL_TIMEOUT_S)
+        connection.bind(f"\0{self.folder}:{port}")
+        connection.connect(f"{self.folder}/streams.sock")
+        return connection
 
     def close(self) -> None:
         """End it: asked first, made to after a while."""
