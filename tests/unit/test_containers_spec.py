@@ -45,7 +45,9 @@ def test_ipc_and_uts_are_the_sandboxes_whatever_the_host_says():
     assert alone["ipc"] is alone["uts"] is None
 
 
-def test_there_is_no_network_namespace():
+def test_a_network_namespace_is_joined_by_its_path_and_never_made():
+    joined = {"namespaces": [{"type": "net", "path": "/run/netns/x"}]}
+    assert {"type": "network", "path": "/run/netns/x"} in rewrite(linux=joined)["linux"]["namespaces"]
     assert "network" not in {e["type"] for e in rewrite(linux=kinds("net", "network"))["linux"]["namespaces"]}
 
 

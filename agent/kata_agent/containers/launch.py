@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from kata_agent.containers import bundle, cgroup, hooks
+from kata_agent.containers import bundle, cgroup, hooks, user
 from kata_agent.containers.crun import Place
 from kata_agent.errors import NotSupported, WrongState
 from kata_agent.processes.exits import exactly, since
@@ -65,6 +65,7 @@ class Launcher:
             raise WrongState(f"create {container.id}: cgroup {container.cgroup} is in use by others")
         undo.push(f"unmount the root of {container.id}", lambda: self._remover.unmount_root(container))
         container.root_mounted = bundle.make(where, root)
+        _resolve_user(spec["process"], f"{where}/rootfs")
         self._hooks.prepare(container)
         bundle.write_config(where, spec)
         process = container.init
@@ -86,6 +87,7 @@ class Launcher:
         """Run a process in a container; when this returns it runs, or has run."""
         place = Place(self._settings.work(container.id), f"exec{process.number}")
         undo.push("kill the process", lambda: self._remover.kill(process))
+        _resolve_user(spec, f"/proc/{container.init.pid}/root")
         _write_json(place.file("json"), spec)
 
         async def launch(stdio: Stdio, console: str) -> Started:
@@ -160,6 +162,13 @@ class Launcher:
         except (FileNotFoundError, ProcessLookupError):
             target = since(started.earliest_start_time)
         process.follow(started.pid, target, self._exits)
+
+
+def _resolve_user(process: dict[str, Any], root: str) -> None:
+    """Names of users that a host sent beside the spec are numbers of the container's own files."""
+    names = process.pop(user.KEY, None)
+    if names:
+        process["user"] = user.resolve(user.Names(*names), process["user"], root)
 
 
 def _write_json(path: str, value: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kata_agent.cgroups.apply import read_hugepage_sizes
-from kata_agent.containers import adopt, cgroup, hooks, process_spec, spec, state, statefile
+from kata_agent.containers import adopt, cgroup, hooks, process_spec, spec, state, statefile, sysctl
 from kata_agent.containers.container import Container, check_container_id
 from kata_agent.containers.crun import Crun
 from kata_agent.containers.hooks import HookRunner
@@ -23,7 +23,7 @@ from kata_agent.containers.ports import ContainerRequest, Sandbox, Storages
 from kata_agent.containers.removal import Remover
 from kata_agent.containers.settings import Settings
 from kata_agent.containers.undo import Undo, finish
-from kata_agent.errors import AlreadyExists, TimedOut, UnknownContainer, WrongState
+from kata_agent.errors import AlreadyExists, NotSupported, TimedOut, UnknownContainer, WrongState
 from kata_agent.processes import signals
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from kata_init.exits import Exit
 
 __all__ = ["ContainerRequest", "Containers", "Keeper", "Sandbox", "Settings", "Storages"]
+
+
+SELINUX = "/sys/fs/selinux/enforce"
 
 
 class Containers:
@@ -238,6 +241,7 @@ class Containers:
     def _plan(self, container: Container, request: ContainerRequest) -> dict[str, Any]:
         """The spec for crun; everything that can be refused without touching anything is refused here."""
         linux = request.spec.get("linux") or {}
+        self._check_guest(request.spec)
         container.cgroup = cgroup.plan_path(linux.get("cgroupsPath") or "", container.id)
         pid_path = spec.plan_pid_path(
             sandbox_pidns=request.sandbox_pidns, recorded=self._pid_namespace, others=bool(self._containers)
@@ -256,6 +260,11 @@ class Containers:
         container.shares_pids = not self._containers and self._pid_namespace is None
         return planned
 
+    def _check_guest(self, request: dict[str, Any]) -> None:
+        """What the kernel must have; crun would say less, or pass over it."""
+        if (request.get("process") or {}).get("selinuxLabel") and not os.path.exists(SELINUX):
+            raise NotSupported("process.selinuxLabel: the guest's kernel runs without SELinux, leave it out")
+
     async def _create(
         self, container: Container, request: ContainerRequest, planned: dict[str, Any], undo: Undo
     ) -> None:
@@ -272,6 +281,7 @@ class Containers:
                 )
                 self._save(container)
             root = (request.spec.get("root") or {}).get("path") or ""
+            sysctl.write_guests(sysctl.split(request.spec.get("linux") or {})[1])
             await self._launcher.create(container, planned, root, undo)
             container.advance("created")
             self._save(container)

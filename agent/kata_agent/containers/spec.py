@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from kata_agent.containers import process_spec, resources
+from kata_agent.containers import process_spec, resources, sysctl
 from kata_agent.errors import InvalidRequest, NotSupported, WrongState
 
 Spec = dict[str, Any]
@@ -39,7 +39,7 @@ DEFAULT_LINUX: Spec = {
 HOOK_KINDS = ("prestart", "createContainer", "startContainer", "poststart", "poststop")
 # Parts that are accepted and ignored.
 IGNORED = ("solaris", "windows", "vm", "zos")
-IGNORED_LINUX = ("intelRdt", "personality")
+IGNORED_LINUX = ("personality",)
 PROC_BIND_TARGETS = ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "net/dev")
 # A sysctl is allowed when the container has a namespace of this kind of its own or shares the sandbox's.
 SYSCTL_NAMESPACES = {
@@ -68,7 +68,9 @@ def rewrite(
     namespaces = plan_namespaces(linux.get("namespaces") or [], shared)
     validate(spec, linux, {entry["type"] for entry in namespaces})
     root = spec.get("root") or {"readonly": True}
+    own_sysctls, _ = sysctl.split(linux)
     linux.update(
+        sysctl=own_sysctls,
         namespaces=namespaces,
         cgroupsPath=cgroup,
         resources=resources.rewrite(linux.get("resources") or {}, hugepage_sizes),
@@ -92,7 +94,7 @@ def rewrite(
 
 
 def plan_namespaces(entries: list[Spec], shared: Shared) -> list[Spec]:
-    """The namespaces of the container; there is always a pid and a cgroup one, and never a network one.
+    """The namespaces of the container; there is always a pid and a cgroup one, and never a network of its own.
 
     Paths that hosts send for ipc and uts are theirs, not the guest's; of two entries of a kind the first decides.
     """
@@ -109,7 +111,8 @@ def plan_namespaces(entries: list[Spec], shared: Shared) -> list[Spec]:
     if "pid" not in planned:
         planned["pid"] = {"type": "pid", "path": shared.pid_path} if shared.pid_path else {"type": "pid"}
     planned.setdefault("cgroup", {"type": "cgroup"})
-    planned.pop("network", None)
+    if not planned.get("network", {}).get("path"):
+        planned.pop("network", None)
     return list(planned.values())
 
 
@@ -139,6 +142,8 @@ def validate(spec: Spec, linux: Spec, kinds: set[str]) -> None:
             raise InvalidRequest(f"{key} are given, but the spec has no mount namespace")
         for path in linux.get(key) or []:
             _check_absolute(key, path)
+    if any((linux.get("intelRdt") or {}).values()):
+        raise NotSupported("intelRdt: cache allocation is the host's affair, leave it out")
     _validate_user_namespace(linux, kinds)
     for name in linux.get("sysctl") or {}:
         _validate_sysctl(name, kinds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kata_agent.containers import process_spec, user
 from kata_agent.containers.registry import ContainerRequest
 from kata_agent.errors import InvalidRequest, NotSupported
 from kata_agent.services import oci
@@ -26,7 +27,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
     await agent.containers.create(
         ContainerRequest(
             container_id=request.container_id,
-            spec=oci.spec(request.OCI),
+            spec=_decode_spec(request),
             storages=decode_storages(request.storages),
             sandbox_pidns=request.sandbox_pidns,
             stream_ports=_stream_ports(request),
@@ -53,6 +54,7 @@ async def exec_process(agent: Agent, request: agent_pb2.ExecProcessRequest) -> E
     if not request.HasField("process"):
         raise InvalidRequest(f"exec {request.exec_id!r}: the request has no process")
     process = oci.process(request.process)
+    _add_names(process, request.string_user)
     await agent.containers.exec(request.container_id, request.exec_id, process, _stream_ports(request))
     return Empty()
 
@@ -73,6 +75,19 @@ def _stream_ports(request: Any) -> tuple[int, ...]:
     """The three ports of a request, or none."""
     ports = (request.stdin_port, request.stdout_port, request.stderr_port)
     return ports if any(ports) else ()
+
+
+def _decode_spec(request: agent_pb2.CreateContainerRequest) -> dict[str, Any]:
+    spec = oci.spec(request.OCI)
+    if request.HasField("string_user"):
+        _add_names(spec.setdefault("process", dict(process_spec.DEFAULT)), request.string_user)
+    return spec
+
+
+def _add_names(process: dict[str, Any], names: agent_pb2.StringUser) -> None:
+    """Users in words travel with the process until the container's root is there to look them up in."""
+    if names.uid or names.gid or names.additionalGids:
+        process[user.KEY] = (names.uid, names.gid, list(names.additionalGids))
 
 
 HANDLERS = {
