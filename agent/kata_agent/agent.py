@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from kata_agent.life import Life
+
 if TYPE_CHECKING:
     from kata_agent.cgroups.oom import Kill, OomWatch
     from kata_agent.config import Config
-    from kata_agent.containers.registry import Containers
+    from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.events import EventHub
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
+    from kata_agent.trail import Trail
     from kata_agent.worker import Worker
 
 BASE_DIRECTORY = "/run/kata-containers"
@@ -55,11 +59,13 @@ class Agent:
         stored: dict[str, tuple[int, ...]],
         supervised: bool,
         stopping: asyncio.Event | None = None,
+        life: Life | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self.supervised = supervised
         self.stopping = stopping or asyncio.Event()
+        self.life = life or Life()
         self.destroyed = False
         self._group = group
         self._exits = exits
@@ -108,11 +114,29 @@ class Agent:
         return OomWatch(CGROUP_ROOT, tell=self._tell_kill, drop=drop)
 
     @cached_property
-    def containers(self) -> Containers:
-        """Every container."""
-        from kata_agent.containers.registry import Containers, Settings
+    def events(self) -> EventHub:
+        """What happened in this guest; supervised, the next agent goes on with it."""
+        from kata_agent.events import EventHub
 
-        return Containers(
+        if not self.supervised:
+            return EventHub()  # nobody would come after this agent
+        os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
+        return EventHub(f"{RUN_DIRECTORY}/events", report=self._report)
+
+    @cached_property
+    def trail(self) -> Trail:
+        """Signals that were sent and calls that failed."""
+        from kata_agent.trail import Trail
+
+        return Trail()
+
+    @cached_property
+    def containers(self) -> ObservedContainers:
+        """Every container."""
+        from kata_agent.containers.observed import ObservedContainers
+        from kata_agent.containers.settings import Settings
+
+        return ObservedContainers(
             Settings(
                 crun_path=self.config.crun_path or find_crun(),
                 base_dir=BASE_DIRECTORY,
@@ -120,6 +144,8 @@ class Agent:
                 container_pipe_size_bytes=self.config.container_pipe_size_bytes,
                 exact_reads=self.supervised,
             ),
+            hub=self.events,
+            trail=self.trail,
             group=self._group,
             exits=self._exits,
             sandbox=self.sandbox,
@@ -158,6 +184,16 @@ class Agent:
         """Whether the host has sent files."""
         return self._has("copier")
 
+    def note_late(self, seconds: float) -> None:
+        """The event loop did not turn for so long that PID 1 called this agent silent."""
+        self.log.error("loop", "the event loop did not turn", seconds=f"{seconds:.1f}")
+        self.events.emit("hung", text=f"the agent did not answer for {seconds:.1f} s")
+
+    def note_failure(self, container_id: str, method: str, text: str) -> None:
+        """A call has failed; those about a container are kept for `Why`."""
+        if container_id:
+            self.trail.note_failure(container_id, method, text)
+
     async def destroy(self) -> None:
         """Remove every container, then let the agent end once the replies are out. Raises the first failure."""
         if self._has("containers"):
@@ -185,6 +221,8 @@ class Agent:
     async def adopt(self) -> None:
         """After a restart under PID 1: take over the sandbox and the containers that are there."""
         if self._stored or _has_state():
+            if self.life.number > 1:
+                self.events.emit("restarted", life=self.life.number, reason=self.life.last_end)
             self.sandbox.adopt()
             await self.containers.adopt()
 
@@ -192,6 +230,7 @@ class Agent:
         limit = kill.limit or "none: the guest itself has no memory left"
         fields = {"container-id": kill.container_id, "processes": kill.processes, "limit": limit}
         self.log.warning("cgroup", "out of memory: processes were killed", **fields)
+        self.events.emit("oom", kill.container_id, kills=kill.processes, limit=kill.limit)
 
     def _has(self, part: str) -> bool:
         return part in self.__dict__

@@ -11,9 +11,10 @@ health never pays for them.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from importlib import import_module
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from kata_agent import errors
@@ -32,6 +33,7 @@ Wrapped = Callable[[Any, "Call"], Any]
 
 HEALTH = "grpc.Health"
 AGENT = "grpc.AgentService"
+SANDBOX = "kata.agent.v1.Sandbox"
 
 # Method -> module below `kata_agent.services` whose HANDLERS has it; None where it is not built.
 METHODS: dict[str, dict[str, str | None]] = {
@@ -79,12 +81,27 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ResizeVolume": None,
         "SetPolicy": None,
     },
+    SANDBOX: {
+        "Events": "events",
+        "PollEvents": "events",
+        "ListExits": "ends",
+        "Why": "ends",
+        "ListProcesses": "inspect",
+        "KillTree": "inspect",
+        "GetBoot": "boot",
+        "OpenSession": None,
+        "ReadSession": None,
+        "ListSessions": None,
+        "CloseSession": None,
+    },
 }
 
-_SOURCES = {HEALTH: "HEALTH_SERVICE", AGENT: "AGENT_SERVICE"}
+_SOURCES = {HEALTH: "HEALTH_SERVICE", AGENT: "AGENT_SERVICE", SANDBOX: "SANDBOX_SERVICE"}
 
 # A caller that has gone wants no answer from these, and leaving them changes nothing.
-CANCEL_ON_DISCONNECT = frozenset({"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent"})
+CANCEL_ON_DISCONNECT = frozenset(
+    {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent", "PollEvents", "ReadSession"}
+)
 
 
 # What changes a life cycle is logged when it is done, by ids alone.
@@ -110,7 +127,7 @@ class Dispatcher(Router):
 
     @property
     def services(self) -> dict[str, Service]:
-        """Both services, read by reflection and by the answers for unknown names; loaded with the first look."""
+        """All services, read by reflection and by the answers for unknown names; loaded with the first look."""
         if not self._services:
             loaded = (getattr(services, source) for source in _SOURCES.values())
             self._services = {service.name: service for service in loaded}
@@ -133,13 +150,15 @@ class Dispatcher(Router):
         if module is None:
             raise self._missing(service, method)
         handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
+        about = getattr(services, _SOURCES[service]).methods[method]
         return Endpoint(
-            getattr(services, _SOURCES[service]).methods[method].request_type,
-            self._wrap(method, handler),
+            about.request_type,
+            self._wrap(service, method, handler),
             cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
+            server_streaming=about.server_streaming,
         )
 
-    def _wrap(self, method: str, handler: Handler) -> Wrapped:
+    def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
         agent = self._agent
 
         def wrapped(request: Any, call: Call) -> Any:
@@ -147,18 +166,32 @@ class Dispatcher(Router):
             try:
                 result = handler(agent, request)
             except Exception as error:  # the one place that maps every error
-                raise self._answer(method, error, started) from error
+                raise self._answer(service, method, request, error, started) from error
             if isinstance(result, CoroutineType):
-                return self._finish(method, request, result, started)
+                return self._finish(service, method, request, result, started)
+            if isinstance(result, AsyncGeneratorType):
+                return self._relay(service, method, request, result, started)
             return result
 
         return wrapped
 
-    async def _finish(self, method: str, request: Any, work: Awaitable[Any], started: int) -> Any:
+    async def _relay(
+        self, service: str, method: str, request: Any, messages: AsyncGenerator[Any, None], started: int
+    ) -> AsyncGenerator[Any, None]:
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    yield message
+        except Exception as error:  # the one place that maps every error
+            raise self._answer(service, method, request, error, started) from error
+
+    async def _finish(
+        self, service: str, method: str, request: Any, work: Awaitable[Any], started: int
+    ) -> Any:
         try:
             answer = await work
         except Exception as error:  # the one place that maps every error
-            raise self._answer(method, error, started) from error
+            raise self._answer(service, method, request, error, started) from error
         if method in CHANGES:
             fields = {"container-id": request.container_id, "duration-us": elapsed_us(started)}
             if method == "ExecProcess":
@@ -166,10 +199,12 @@ class Dispatcher(Router):
             self._agent.log.info("container", CHANGES[method], **fields)
         return answer
 
-    def _answer(self, method: str, error: Exception, started: int) -> StatusError:
-        """The status of a failed call, after its line in the log."""
+    def _answer(self, service: str, method: str, request: Any, error: Exception, started: int) -> StatusError:
+        """The status of a failed call, after its line in the log and its note in the trail."""
         cause = errors.unwrap(error)
         code, text = errors.wire_status(method, cause)
+        if service == SANDBOX and isinstance(cause, errors.AgentError):
+            code = cause.code  # our own service hides nothing behind INTERNAL
         fields: dict[str, object] = {
             "method": method,
             "status": code.name,
@@ -181,7 +216,13 @@ class Dispatcher(Router):
         else:
             level = "debug" if isinstance(cause, errors.EndOfOutput) else "warn"
             self._agent.log.write(level, "rpc", "call failed", **fields)
-        return StatusError(code, text)
+        if isinstance(cause, errors.EndOfOutput):
+            return StatusError(code, text)  # the end of a stream is no failure
+        if service == AGENT:
+            self._agent.note_failure(getattr(request, "container_id", ""), method, text)
+        from kata_agent.services.detail import describe
+
+        return StatusError(code, text, describe(method, cause))
 
 
 def elapsed_us(started: int) -> int:

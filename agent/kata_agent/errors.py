@@ -190,12 +190,12 @@ def is_defect(error: BaseException) -> bool:
 def _describe_os_error(error: OSError) -> str:
     """`operation path: ENOENT: ...`: the kernel facade has both in `strerror` and `filename`."""
     assert error.errno is not None  # noqa: S101 - the caller looked
-    parts = [part for part in (_operation(error), _path(error.filename), _path(error.filename2)) if part]
+    parts = [part for part in (operation(error), _path(error.filename), _path(error.filename2)) if part]
     where = " ".join(parts)
     return f"{where}: {errno_text(error.errno)}" if where else errno_text(error.errno)
 
 
-def _operation(error: OSError) -> str:
+def operation(error: OSError) -> str:
     """The facade's operation, when `strerror` holds more than the kernel's own text for the errno."""
     text = error.strerror or ""
     known = os.strerror(error.errno or 0)

@@ -108,7 +108,9 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 stored=supervisor.stored,
                 supervised=True,
                 stopping=stop,
+                life=supervisor.life,
             )
+            supervisor.on_late = agent.note_late
             _stop_on_signals(agent)
             _watch_loop(log)
             agent.listen_for_streams()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import TimedOut
+from kata_agent.life import Life
 from kata_init import control
 from kata_init.exits import Exit
 
@@ -30,6 +32,9 @@ class Supervisor:
         self, channel: control.AgentChannel, exits: ExitBook, log: Log, on_gone: Callable[[], None]
     ) -> None:
         self.stored: dict[str, tuple[int, ...]] = {}
+        self.life = Life()
+        self.on_late: Callable[[float], None] | None = None
+        """Hears after how many seconds the loop turned again, when PID 1 had called it silent."""
         self._channel = channel
         self._exits = exits
         self._log = log
@@ -95,9 +100,21 @@ class Supervisor:
                 self.stored[name] = fds
             case control.Synced():
                 self._synced.set()
+            case control.Ping(time_ns, limit_ns):
+                self._answer(time.monotonic_ns() - time_ns, limit_ns)
+            case control.Boot(steps):
+                self.life.steps = steps
+            case control.Life(number, last_end):
+                self.life.number, self.life.last_end = number, last_end
             case control.Refused(name, reason):
                 self._log.error("supervisor", "PID 1 did not keep descriptors", entry=name, reason=reason)
             case control.Malformed(reason):
                 self._log.error("supervisor", "a packet of PID 1 was not understood", reason=reason)
             case _:
-                pass  # the boot time line: the doorbell tells it, nobody here asks
+                pass
+
+    def _answer(self, lag_ns: int, limit_ns: int) -> None:
+        self.life.note_lag(lag_ns // 1000)
+        self._channel.alive(lag_ns // 1000)
+        if lag_ns > limit_ns and self.on_late is not None:
+            self.on_late(lag_ns / 1e9)

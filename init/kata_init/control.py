@@ -65,6 +65,26 @@ class Boot(Record):
     steps: tuple[tuple[str, int], ...]
 
 
+class Life(Record):
+    """PID 1 -> agent, after `boot`: which agent since the boot this is, from 1 on, and how the one before it ended."""
+
+    number: int
+    last_end: str
+
+
+class Ping(Record):
+    """PID 1 -> agent: does your event loop turn? `time_ns` is CLOCK_MONOTONIC; later than `limit_ns` is too late."""
+
+    time_ns: int
+    limit_ns: int
+
+
+class Alive(Record):
+    """Agent -> PID 1: it does, and took `lag_us` to come to the question."""
+
+    lag_us: int
+
+
 class Store(Record):
     """Agent -> PID 1: keep these under this name. The receiver owns `fds`."""
 
@@ -100,8 +120,8 @@ class Malformed(Record):
 
 
 if TYPE_CHECKING:
-    ToAgent = Stored | Exit | Synced | Refused | Boot | Malformed
-    ToInit = Store | Discard | Forget | Ready | Shutdown | Malformed
+    ToAgent = Stored | Exit | Synced | Refused | Boot | Life | Ping | Malformed
+    ToInit = Store | Discard | Forget | Ready | Alive | Shutdown | Malformed
 
 
 class _End:
@@ -177,6 +197,10 @@ class AgentChannel(_End):
         """The API answers: rings the doorbell, resets the restart back-off."""
         self._send([b"ready"])
 
+    def alive(self, lag_us: int) -> None:
+        """Answer a `Ping`."""
+        self._send([b"alive", b"%d" % lag_us])
+
     def shutdown(self) -> None:
         """Ask for the orderly end: flush, sync, power off."""
         self._send([b"shutdown"])
@@ -198,6 +222,7 @@ class InitChannel(_End):
         "_boot",
         "_cursor",
         "_ledger",
+        "_life",
         "_names",
         "_refusals",
         "_store",
@@ -207,12 +232,18 @@ class InitChannel(_End):
     )
 
     def __init__(
-        self, end: _socket.socket, ledger: Ledger, store: FdStore, boot: Iterable[tuple[str, int]] = ()
+        self,
+        end: _socket.socket,
+        ledger: Ledger,
+        store: FdStore,
+        boot: Iterable[tuple[str, int]] = (),
+        life: Life | None = None,
     ) -> None:
         super().__init__(end)
         self._ledger = ledger
         self._store = store
         self._boot = tuple(boot)
+        self._life = life
         self._names = store.names()
         self._names.reverse()
         self._cursor = 0
@@ -232,6 +263,13 @@ class InitChannel(_End):
         else:
             self.lost += 1
 
+    def ping(self, time_ns: int, limit_ns: int) -> bool:
+        """Ask whether the agent's loop turns; False when it does not even read."""
+        try:
+            return _send(self._socket, b"ping\0%d\0%d" % (time_ns, limit_ns))
+        except ConnectionError:
+            return False  # it is ending; `receive` tells
+
     def pump(self) -> None:
         """Send what is owed until the socket is full; `wants_write` says whether something is left.
 
@@ -248,6 +286,11 @@ class InitChannel(_End):
             if not _send(self._socket, b"\0".join([b"boot", *fields])):
                 return False
             self._boot = ()
+        if self._life is not None:
+            number, reason = self._life
+            if not _send(self._socket, b"\0".join([b"life", b"%d" % number, reason.encode()])):
+                return False
+            self._life = None
         while self._names:
             fds = self._store.get(self._names[-1])
             packet = b"stored\0" + self._names[-1].encode()
@@ -340,6 +383,10 @@ def _decode_to_agent(fields: list[str], fds: tuple[int, ...]) -> ToAgent:
             return Synced()
         case ["refused", name, reason]:
             return Refused(name, reason)
+        case ["life", number, last_end]:
+            return Life(int(number), last_end)
+        case ["ping", time_ns, limit_ns]:
+            return Ping(int(time_ns), int(limit_ns))
         case ["boot", *rest] if len(rest) % 2 == 0:
             stamps = [int(stamp) for stamp in rest[1::2]]
             return Boot(tuple(zip(rest[::2], stamps, strict=True)))
@@ -356,6 +403,8 @@ def _decode_to_init(fields: list[str], fds: tuple[int, ...]) -> ToInit:
             return Forget(int(pid), int(start_time))
         case ["ready"]:
             return Ready()
+        case ["alive", lag_us]:
+            return Alive(int(lag_us))
         case ["shutdown"]:
             return Shutdown()
     raise ValueError("no verb with these fields goes to PID 1")

@@ -43,6 +43,9 @@ class Plan(Record):
     modules_file: str = "/etc/kata-init/modules"
     agent_entry: str = "kata_agent.main:run_supervised"
     log_path: str = "/dev/kmsg"
+    heartbeat_ns: int = 10_000_000_000
+    silent_ns: int = 15_000_000_000
+    restart_silent: bool = False
     words: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
 
@@ -92,12 +95,41 @@ def parse_path(text: str) -> str:
     return text
 
 
+def parse_seconds(text: str) -> int:
+    """Seconds, with a fraction if need be, as nanoseconds; 0 to a day."""
+    whole, _, part = text.partition(".")
+    if not (whole + part).isascii() or not (whole + part).isdigit() or len(part) > 9 or len(whole) > 5:
+        raise ValueError(f"{text!r} is no number of seconds: use 10 or 0.5, at most 86400")
+    nanoseconds = int(whole or "0") * 1_000_000_000 + int((part + "000000000")[:9])
+    if nanoseconds > 86_400_000_000_000:
+        raise ValueError(f"{text!r} is no number of seconds: use 10 or 0.5, at most 86400")
+    return nanoseconds
+
+
+def parse_silence(text: str) -> int:
+    """Seconds, more than none."""
+    nanoseconds = parse_seconds(text)
+    if not nanoseconds:
+        raise ValueError(f"{text!r}: say after how many seconds; kata.heartbeat=0 asks never")
+    return nanoseconds
+
+
+def parse_switch(text: str) -> bool:
+    """`1` or `0`."""
+    if text not in ("0", "1"):
+        raise ValueError(f"{text!r}: use 1 or 0")
+    return text == "1"
+
+
 RULES: dict[str, tuple[str, Callable[[str], object]]] = {
     "agent.server_addr": ("listen", parse_address),
     "kata.doorbell": ("doorbell", parse_doorbell),
     "kata.modules": ("modules_file", parse_path),
     "kata.agent": ("agent_entry", parse_entry),
     "kata.log": ("log_path", parse_path),
+    "kata.heartbeat": ("heartbeat_ns", parse_seconds),
+    "kata.silent": ("silent_ns", parse_silence),
+    "kata.restart_silent": ("restart_silent", parse_switch),
 }
 ENVIRONMENT = {"KATA_AGENT_SERVER_ADDR": "agent.server_addr"}
 

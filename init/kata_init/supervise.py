@@ -13,9 +13,10 @@ import time
 from kata_init import control, exits
 from kata_init.backoff import ATTEMPTS, Backoff
 from kata_init.fdstore import FdStore, StoreFullError, close_all
+from kata_init.heartbeat import Heartbeat
 from kata_init.launch import fork_agent
 from kata_init.ledger import Ledger
-from kata_linux import signalfd
+from kata_linux import procfs, signalfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 LISTEN = "listen"
 _SIGNALS = (signalfd.SIGCHLD, signalfd.SIGTERM, signalfd.SIGINT)
+# What a silent agent does, by the letter of /proc/PID/stat.
+_SILENCES = {
+    "R": "busy: it runs without coming back to its event loop",
+    "D": "waiting in the kernel",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+}
+_HUNG = "hung: it waits for something else than its event loop"
 _SIGNAL_NAMES = {signalfd.SIGTERM: "SIGTERM", signalfd.SIGINT: "SIGINT (Ctrl-Alt-Del)"}
 
 
@@ -38,6 +47,9 @@ class Supervisor:
         self._journal = journal
         self._doorbell = doorbell
         self._backoff = Backoff()
+        self._heartbeat = Heartbeat(plan.heartbeat_ns, plan.silent_ns)
+        self._lives = 0
+        self._last_end = ""
         self._mask = signalfd.block(_SIGNALS)
         self._signals = signalfd.open_signalfd(_SIGNALS)
         self._channel: control.InitChannel | None = None
@@ -49,6 +61,7 @@ class Supervisor:
         self.agent_pid = 0
         self.reason = ""
         self.asked_by_agent = False
+        self._killed_for = ""
 
     def run(self) -> str:
         """Supervise until something ends it; gives the reason."""
@@ -100,6 +113,7 @@ class Supervisor:
         ready = {fd for fd, _ in poll.poll(self._timeout_ms(deadline_ns))}
         self._watched -= ready
         self._doorbell.expire()
+        self._beat()
         for fd in ready.intersection(self._doorbell.pending()):
             self._doorbell.handle(fd)
         self._take_packets()  # before a death is noticed: what the agent sent last must count
@@ -113,6 +127,7 @@ class Supervisor:
             deadline_ns,
             self._start_at_ns if self.agent_pid == 0 else None,
             self._doorbell.next_deadline_ns(),
+            self._heartbeat.next_ns(),
         )
         known = [moment for moment in waits if moment is not None]
         if not known:
@@ -150,7 +165,9 @@ class Supervisor:
             self._journal.mark("agent forked")
             plan = self._plan
             self.agent_pid = fork_agent(plan.agent_entry, plan.words, theirs, self._mask, plan.log_path)
-            self._channel = control.InitChannel(ours, self.ledger, self.store, self._journal.steps)
+            self._lives += 1
+            life = control.Life(self._lives, self._last_end)
+            self._channel = control.InitChannel(ours, self.ledger, self.store, self._journal.steps, life)
         except OSError:
             ours.close()
             raise
@@ -158,6 +175,7 @@ class Supervisor:
             theirs.close()
 
     def _agent_ended(self, entry: exits.Exit) -> None:
+        self._heartbeat.stop()
         self.agent_pid = 0  # first of all: it is reaped, so the number may be another process's by now
         while self._take_packets():
             pass  # a batch each: what was sent before the end counts, a `store` above all
@@ -165,6 +183,7 @@ class Supervisor:
             self._channel.close()
             self._channel = None
         how = f"exit code {entry.code}" if entry.signal is None else f"signal {entry.signal}"
+        self._last_end, self._killed_for = self._killed_for or how, ""
         if self.asked_by_agent or self._start_at_ns is None:
             self._journal.info(f"agent ended: {how}")
         else:
@@ -209,13 +228,37 @@ class Supervisor:
                 self.ledger.forget(pid, start_time)
             case control.Ready():
                 self._backoff.forgive()
+                self._heartbeat.start(time.monotonic_ns())
                 stamp = self._journal.mark("agent ready")
                 self._doorbell.ring(f"agent ready {stamp}")
+            case control.Alive():
+                late_ns = self._heartbeat.answer(time.monotonic_ns())
+                if late_ns is not None:
+                    self._journal.warning(f"agent answers again after {late_ns / 1e9:.1f} s")
             case control.Shutdown():
                 self.asked_by_agent = True
                 self.reason = self.reason or "the agent asked for it"
             case control.Malformed(reason):
                 self._journal.error(f"control channel: {reason}")
+
+    def _beat(self) -> None:
+        """Ask the agent whether its loop turns, and tell when it has not answered for too long."""
+        now = time.monotonic_ns()
+        channel = self._channel
+        if channel is not None and self._heartbeat.is_due(now):
+            channel.ping(now, self._heartbeat.limit_ns)  # one that cannot be sent goes unanswered, too
+        if self._heartbeat.is_silent(now) and self.agent_pid:
+            reason = f"silent for {self._heartbeat.limit_ns / 1e9:g} s, {self._describe_silence()}"
+            self._journal.error(f"agent is {reason}")
+            if self._plan.restart_silent:
+                self._killed_for = f"killed by PID 1: {reason}"
+                os.kill(self.agent_pid, signalfd.SIGKILL)
+
+    def _describe_silence(self) -> str:
+        try:
+            return _SILENCES.get(procfs.read_stat(self.agent_pid).state, _HUNG)
+        except (OSError, ValueError):
+            return "about to end"
 
     def _keep(self, name: str, fds: tuple[int, ...]) -> None:
         try:

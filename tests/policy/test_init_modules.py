@@ -11,7 +11,7 @@ from kata_testing.init_runner import BARE_PYTHON, start_machine
 
 OURS = {
     "kata_init": (
-        "__main__ backoff boot control doorbell exits fdstore journal launch ledger listen main plan shutdown"
+        "__main__ backoff boot control doorbell exits fdstore heartbeat journal launch ledger listen main plan shutdown"
         " supervise"
     ),
     "kata_linux": (

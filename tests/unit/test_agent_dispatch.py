@@ -6,16 +6,18 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from kata_agent import dispatch, errors
+from kata_agent.events import EventHub
 from kata_agent.log import Log
 from kata_protocols import services
 from kata_protocols.aio.reply import PipeReply
 from kata_protocols.aio.router import Call
-from kata_protocols.gen import agent_pb2, health_pb2
+from kata_protocols.gen import agent_pb2, health_pb2, sandbox_pb2
 from kata_protocols.status import Code, StatusError
 from kata_testing.wire import run_async
 
@@ -53,6 +55,11 @@ class FakeAgent:
     def __init__(self, log: Log, answer: object = None) -> None:
         self.log = log
         self.containers = FakeContainers(answer)
+        self.noted: list[tuple[str, str, str]] = []
+        self.events = EventHub()
+
+    def note_failure(self, container_id: str, method: str, text: str) -> None:
+        self.noted.append((container_id, method, text))
 
 
 @pytest.fixture
@@ -86,6 +93,7 @@ def call(dispatcher: dispatch.Dispatcher, method: str, request: Any = None) -> A
 def test_all_methods_of_the_contract_and_no_others_are_listed() -> None:
     assert set(dispatch.METHODS[dispatch.AGENT]) == set(services.AGENT_SERVICE.methods)
     assert set(dispatch.METHODS[dispatch.HEALTH]) == set(services.HEALTH_SERVICE.methods)
+    assert set(dispatch.METHODS[dispatch.SANDBOX]) == set(services.SANDBOX_SERVICE.methods)
     assert len(services.AGENT_SERVICE.methods) + len(services.HEALTH_SERVICE.methods) == 43
 
 
@@ -114,8 +122,8 @@ def test_names_that_lead_nowhere_have_kata_s_answers(make: Any) -> None:
     assert service.value.message == "grpc.Nothing service does not exist"
 
 
-def test_reflection_sees_both_services(make: Any) -> None:
-    assert sorted(make().services) == ["grpc.AgentService", "grpc.Health"]
+def test_reflection_sees_every_service(make: Any) -> None:
+    assert sorted(make().services) == ["grpc.AgentService", "grpc.Health", "kata.agent.v1.Sandbox"]
 
 
 def test_check_is_answered_at_once_and_serving(make: Any) -> None:
@@ -153,6 +161,49 @@ def test_failure_becomes_its_status_and_one_line(
     assert record["error"] == caught.value.message
     assert int(record["duration-us"]) >= 0
     assert "trace" not in record
+
+
+def test_failure_carries_stage_errno_path_and_hint_as_a_detail(make: Any) -> None:
+    with pytest.raises(StatusError) as caught:
+        call(make(OSError(errno.ENOENT, "mount: No such file or directory", "/run/x")), "StartContainer")
+    ((type_url, value),) = caught.value.details
+    detail = sandbox_pb2.ErrorDetail.FromString(value)
+    assert type_url == "type.googleapis.com/kata.agent.v1.ErrorDetail"
+    assert (detail.stage, detail.errno_name, detail.path) == ("StartContainer: mount", "ENOENT", "/run/x")
+    assert detail.errno == errno.ENOENT
+    assert "the guest's" in detail.hint
+
+
+def test_failure_about_a_container_is_noted_for_why_and_the_end_of_a_stream_is_none(make: Any) -> None:
+    dispatcher = make(errors.UnknownContainer("c"))
+    with pytest.raises(StatusError):
+        call(dispatcher, "StartContainer", agent_pb2.StartContainerRequest(container_id="c"))
+    assert [noted[:2] for noted in dispatcher._agent.noted] == [("c", "StartContainer")]
+    dispatcher = make(errors.EndOfOutput())
+    with pytest.raises(StatusError) as caught:
+        call(dispatcher, "ReadStdout", agent_pb2.ReadStreamRequest(container_id="c"))
+    assert caught.value.details == ()
+    assert dispatcher._agent.noted == []
+
+
+def test_our_own_service_answers_with_the_error_s_own_code_and_streams_are_mapped_too(make: Any) -> None:
+    dispatcher = make()
+    endpoint = dispatcher.find(dispatch.SANDBOX, "Events")
+    about = Call(dispatch.SANDBOX, "Events", (), None, "test")
+    assert endpoint.server_streaming
+    with pytest.raises(StatusError, match="it is `TOKEN") as caught:
+        endpoint.handler(sandbox_pb2.EventsRequest(cursor="nonsense"), about)
+    assert caught.value.code == Code.INVALID_ARGUMENT
+
+    async def first() -> sandbox_pb2.Event:
+        dispatcher._agent.events.emit("created", "c1")
+        stream = endpoint.handler(sandbox_pb2.EventsRequest(), about)
+        async with aclosing(stream):
+            event: sandbox_pb2.Event = await anext(stream)
+        return event
+
+    event = run_async(first())
+    assert (event.kind, event.container_id, event.sequence) == (sandbox_pb2.CONTAINER_CREATED, "c1", 1)
 
 
 def test_defect_is_logged_with_its_trace_and_without_values(make: Any, pipe: tuple[int, int]) -> None:

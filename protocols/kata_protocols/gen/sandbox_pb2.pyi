@@ -119,12 +119,12 @@ class Exit(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., pid: _Optional[int] = ..., time_ns: _Optional[int] = ..., code: _Optional[int] = ..., signal: _Optional[int] = ..., oom: _Optional[bool] = ...) -> None: ...
 
 class Oom(_message.Message):
-    __slots__ = ("kills", "limit_bytes")
+    __slots__ = ("kills", "limit")
     KILLS_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     kills: int
-    limit_bytes: int
-    def __init__(self, kills: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+    limit: str
+    def __init__(self, kills: _Optional[int] = ..., limit: _Optional[str] = ...) -> None: ...
 
 class Restart(_message.Message):
     __slots__ = ("life", "reason")

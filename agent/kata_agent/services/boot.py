@@ -1,0 +1,26 @@
+"""`Sandbox/GetBoot`: the boot's time line, which life of the agent this is, and how late its event loop was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kata_protocols.gen import sandbox_pb2 as pb
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+
+
+def get_boot(agent: Agent, _request: pb.GetBootRequest) -> pb.GetBootResponse:
+    """What PID 1 has told, and what the heartbeat has found; stand-alone there is neither."""
+    life = agent.life
+    return pb.GetBootResponse(
+        steps=[pb.BootStep(name=name, boottime_ns=stamp) for name, stamp in life.steps],
+        life=life.number,
+        last_end=life.last_end,
+        loop_lag_us=life.lag_us,
+        worst_lag_us=life.worst_lag_us,
+        supervised=agent.supervised,
+    )
+
+
+HANDLERS = {"GetBoot": get_boot}
