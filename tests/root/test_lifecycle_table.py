@@ -1,0 +1,177 @@
+"""The life of a container as a table: every verb tried in every state, on the real thing."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from kata_protocols.gen import oci_pb2
+from kata_protocols.status import StatusError
+from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_process, oci_spec
+from kata_testing.wire import run_async
+
+pytestmark = pytest.mark.requires(*NEEDS)
+
+STATES = ("absent", "created", "running", "paused", "paused before its start", "ended", "removed")
+UNKNOWN = r"^Invalid container id '.*': there is no such container$"
+QUOTED = r'^"invalid container id"$'
+OK = ""
+
+
+def wrong(verb: str, state: str) -> str:
+    return rf"^failed to {verb} container .*: it is {state}, not "
+
+
+# What each verb answers in the states above, in their order: OK, or what the error's text is like.
+TABLE: dict[str, tuple[str, ...]] = {
+    "create": (OK, *[r"^container .* already exists$"] * 5, OK),
+    "start": (
+        UNKNOWN,
+        OK,
+        wrong("start", "running"),
+        wrong("start", "paused"),
+        wrong("start", "paused before its start"),
+        wrong("start", "running"),
+        UNKNOWN,
+    ),
+    "exec": (
+        UNKNOWN,
+        OK,
+        OK,
+        wrong("exec", "paused"),
+        wrong("exec", "paused before its start"),
+        r"crun exec: ",  # nobody is there to join
+        UNKNOWN,
+    ),
+    "signal": (UNKNOWN, OK, OK, OK, OK, OK, UNKNOWN),
+    "kill all": (UNKNOWN, OK, OK, OK, OK, OK, UNKNOWN),
+    "update": (QUOTED, OK, OK, OK, OK, OK, QUOTED),
+    "stats": (QUOTED, OK, OK, OK, OK, OK, QUOTED),
+    "pause": (
+        QUOTED,
+        OK,
+        OK,
+        wrong("pause", "paused"),
+        wrong("pause", "paused before its start"),
+        OK,
+        QUOTED,
+    ),
+    "resume": (
+        QUOTED,
+        wrong("resume", "created"),
+        wrong("resume", "running"),
+        OK,
+        OK,
+        wrong("resume", "running"),
+        QUOTED,
+    ),
+    "write": (UNKNOWN, OK, OK, OK, OK, r"EPIPE|closed|gone|ended", UNKNOWN),
+    "resize": (UNKNOWN, *["no tty"] * 5, UNKNOWN),
+    "remove": (UNKNOWN, OK, OK, OK, OK, OK, UNKNOWN),
+}
+# Whether a kill and a wait after the verb still find the process; a wait of what is not there is refused.
+WAITABLE = ("created", "running", "paused", "paused before its start", "ended")
+
+
+async def bring(agent: NativeAgent, state: str) -> str:
+    """A container in this state."""
+    container = fresh_id("life")
+    if state == "absent":
+        return container
+    program = ("true",) if state == "ended" else ("sleep", "1000")
+    await agent.create(container, *program)
+    if state not in ("created", "paused before its start"):
+        await agent.call("StartContainer", container_id=container)
+    if state == "ended":
+        await agent.wait(container)
+    if state.startswith("paused"):
+        await agent.call("PauseContainer", container_id=container)
+    if state == "removed":
+        await agent.remove(container)
+    return container
+
+
+async def do(agent: NativeAgent, verb: str, container: str) -> None:
+    """The verb's call."""
+    of = {"container_id": container}
+    match verb:
+        case "create":
+            await agent.call("CreateContainer", OCI=oci_spec("true"), **of)
+        case "start":
+            await agent.call("StartContainer", **of)
+        case "exec":
+            await agent.call("ExecProcess", exec_id="e", process=oci_process("true"), **of)
+        case "signal":
+            await agent.call("SignalProcess", exec_id=container, signal=signal.SIGTERM, **of)
+        case "kill all":
+            await agent.call("SignalProcess", signal=signal.SIGKILL, **of)
+        case "update":
+            await agent.call("UpdateContainer", resources=oci_pb2.LinuxResources(), **of)
+        case "stats":
+            await agent.call("StatsContainer", **of)
+        case "pause":
+            await agent.call("PauseContainer", **of)
+        case "resume":
+            await agent.call("ResumeContainer", **of)
+        case "write":
+            await agent.call("WriteStdin", data=b"x", **of)
+        case "resize":
+            await agent.call("TtyWinResize", row=1, column=1, **of)
+        case "remove":
+            await agent.call("RemoveContainer", **of)
+
+
+async def try_pair(agent: NativeAgent, state: str, verb: str, expected: str) -> str:
+    """Empty when the pair does what the table says, else what it did. The container can be removed in any case."""
+    container = await bring(agent, state)
+    answer = OK
+    try:
+        await do(agent, verb, container)
+    except StatusError as error:
+        answer = error.message or "an error without text"
+    if expected == OK:
+        found = "" if answer == OK else answer
+    else:
+        found = "" if re.search(expected, answer) else answer or "it was allowed"
+    left = (state in WAITABLE or verb == "create") and verb != "remove"
+    try:
+        await agent.call("RemoveContainer", container_id=container)
+    except StatusError as error:
+        if left:
+            found += f"; then its removal failed: {error.message}"
+    else:
+        if not left:
+            found += "; then there was something to remove"
+    if container in agent.made:
+        agent.made.remove(container)
+    return found and f"{verb} of a container that is {state}: {found}"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_verb_does_in_this_state_what_the_table_says(tmp_path, state):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            column = STATES.index(state)
+            answers = [await try_pair(agent, state, verb, row[column]) for verb, row in TABLE.items()]
+            assert [answer for answer in answers if answer] == []
+
+    run_async(body())
+
+
+def test_the_table_is_whole():
+    assert {verb: len(row) for verb, row in TABLE.items()} == dict.fromkeys(TABLE, len(STATES))
+
+
+@pytest.mark.parametrize("state", WAITABLE)
+def test_a_wait_begun_in_any_state_ends_with_the_status(tmp_path, state):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await bring(agent, state)
+            await agent.call("SignalProcess", container_id=container, signal=signal.SIGKILL)
+            expected = 0 if state == "ended" else signal.SIGKILL
+            assert [await agent.wait(container) for _ in range(2)] == [expected, expected]
+            await agent.remove(container)
+
+    run_async(body())
