@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
     from kata_agent.mounts.storage.registry import Storages
+    from kata_agent.network.network import Network
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
@@ -93,6 +94,13 @@ class Agent:
         from kata_agent.sandbox import Sandbox
 
         return Sandbox(self, owns_guest=self.supervised, base=BASE_DIRECTORY, run=RUN_DIRECTORY)
+
+    @cached_property
+    def network(self) -> Network:
+        """Interfaces, routes and neighbours."""
+        from kata_agent.network.network import Network
+
+        return Network(self.worker, self.log)
 
     @cached_property
     def copier(self) -> Copier:

@@ -104,11 +104,16 @@ def command() -> list[str]:
 
 
 @contextmanager
-def start_agent(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[NativeAgent]:
-    """An agent that listens; at the end it is stopped in order, and killed if that does not help."""
+def start_agent(
+    directory: Path, environment: Mapping[str, str] | None = None, *, under: tuple[str, ...] = ()
+) -> Iterator[NativeAgent]:
+    """An agent that listens; at the end it is stopped in order, and killed if that does not help.
+
+    `under` is a program that runs it, by exec: `("unshare", "--net")`.
+    """
     path = str(directory / "agent.sock")
     process = subprocess.Popen(
-        command(),
+        [*under, *command()],
         env={**os.environ, "KATA_AGENT_SERVER_ADDR": f"unix://{path}", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

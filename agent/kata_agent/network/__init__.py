@@ -1,0 +1,1 @@
+"""The guest's network: interfaces, routes, neighbours, packet filter."""
