@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import Any
 
 import pytest
 
@@ -93,34 +94,31 @@ async def bring(agent: NativeAgent, state: str) -> str:
     return container
 
 
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "create": ("CreateContainer", {}),
+    "start": ("StartContainer", {}),
+    "exec": ("ExecProcess", {"exec_id": "e", "process": oci_process("true")}),
+    "signal": ("SignalProcess", {"signal": signal.SIGTERM}),
+    "kill all": ("SignalProcess", {"signal": signal.SIGKILL}),
+    "update": ("UpdateContainer", {"resources": oci_pb2.LinuxResources()}),
+    "stats": ("StatsContainer", {}),
+    "pause": ("PauseContainer", {}),
+    "resume": ("ResumeContainer", {}),
+    "write": ("WriteStdin", {"data": b"x"}),
+    "resize": ("TtyWinResize", {"row": 1, "column": 1}),
+    "remove": ("RemoveContainer", {}),
+}
+
+
 async def do(agent: NativeAgent, verb: str, container: str) -> None:
     """The verb's call."""
-    of = {"container_id": container}
-    match verb:
-        case "create":
-            await agent.call("CreateContainer", OCI=oci_spec("true"), **of)
-        case "start":
-            await agent.call("StartContainer", **of)
-        case "exec":
-            await agent.call("ExecProcess", exec_id="e", process=oci_process("true"), **of)
-        case "signal":
-            await agent.call("SignalProcess", exec_id=container, signal=signal.SIGTERM, **of)
-        case "kill all":
-            await agent.call("SignalProcess", signal=signal.SIGKILL, **of)
-        case "update":
-            await agent.call("UpdateContainer", resources=oci_pb2.LinuxResources(), **of)
-        case "stats":
-            await agent.call("StatsContainer", **of)
-        case "pause":
-            await agent.call("PauseContainer", **of)
-        case "resume":
-            await agent.call("ResumeContainer", **of)
-        case "write":
-            await agent.call("WriteStdin", data=b"x", **of)
-        case "resize":
-            await agent.call("TtyWinResize", row=1, column=1, **of)
-        case "remove":
-            await agent.call("RemoveContainer", **of)
+    method, fields = CALLS[verb]
+    fields = {"container_id": container, **fields}
+    if verb == "signal":
+        fields["exec_id"] = container
+    if verb == "create":
+        fields["OCI"] = oci_spec("true")
+    await agent.call(method, **fields)
 
 
 async def try_pair(agent: NativeAgent, state: str, verb: str, expected: str) -> str:

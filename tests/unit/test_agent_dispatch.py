@@ -101,7 +101,9 @@ def test_all_methods_of_the_contract_and_no_others_are_listed() -> None:
 def test_built_method_has_a_handler_for_its_message(method: str, make: Any) -> None:
     endpoint = make().find(dispatch.AGENT, method)
     assert endpoint.request_type is services.AGENT_SERVICE.methods[method].request_type
-    assert endpoint.cancel_on_disconnect == (method in {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent"})
+    assert endpoint.cancel_on_disconnect == (
+        method in {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent"}
+    )
 
 
 @pytest.mark.parametrize("method", NOT_BUILT)
