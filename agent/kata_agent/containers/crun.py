@@ -36,6 +36,13 @@ class Place(Record):
         """The path of one of them."""
         return f"{self.directory}/{self.name}.{kind}"
 
+    def remove(self, kind: str) -> None:
+        """Remove one of them; one that is not there is fine."""
+        try:
+            os.unlink(self.file(kind))
+        except FileNotFoundError:
+            pass  # never written, or its folder was removed with its container
+
 
 class Started(Record):
     """A process that crun started; it cannot be older than crun itself."""
@@ -77,9 +84,13 @@ class Crun:
         argv = self._command("update", place, ["--resources", place.file("json"), container_id])
         await self._run("update", argv, place, stdio, "", DEADLINE_S)
 
+    def fifo(self, container_id: str) -> str:
+        """Where a created container's init waits for its start."""
+        return f"{self.root}/{container_id}/exec.fifo"
+
     def release_init(self, container_id: str) -> None:
         """What `crun start` does, but for the hooks: one byte into the fifo that init waits on."""
-        fifo = f"{self.root}/{container_id}/exec.fifo"
+        fifo = self.fifo(container_id)
         try:
             # without O_NONBLOCK this would wait for ever for an init that died
             fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -92,10 +103,6 @@ class Crun:
             os.unlink(fifo)
         finally:
             os.close(fd)
-
-    def owns(self, words: list[str]) -> bool:
-        """Whether a process of these arguments is a crun that works on our containers."""
-        return words[:3] == [self._path, "--root", self.root]
 
     def forget(self, container_id: str) -> None:
         """Remove crun's state of a container whose processes and cgroup are gone: what `crun delete` does last."""
@@ -127,7 +134,8 @@ class Crun:
         except BaseException:
             _kill_started(_take_text(place.file("pid")))
             raise
-        return Started(int(_take_text(place.file("pid"))), child.start_time)
+        # the pid file stays: until the state file names the process, an agent after this one needs it
+        return Started(int(_read_text(place.file("pid"))), child.start_time)
 
     async def _run(
         self, verb: str, argv: list[str], place: Place, stdio: Stdio, arg0: str, limit_s: float
@@ -184,10 +192,17 @@ def _console_options(console: str) -> list[str]:
 
 def _take_text(path: str) -> str:
     """The content of a file that crun wrote, which is removed; nothing when it wrote none."""
+    text = _read_text(path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # it wrote none
+    return text
+
+
+def _read_text(path: str) -> str:
     try:
         with open(path, "rb", buffering=0) as file:
-            data = file.read(LOG_LIMIT_BYTES)
+            return file.read(LOG_LIMIT_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return ""
-    os.unlink(path)
-    return data.decode(errors="replace")

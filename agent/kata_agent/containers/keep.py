@@ -134,15 +134,14 @@ class StreamKeeper:
         (stdin,) = stored.pop(f"{name}/stdin", (-1,))
         process.attach_pipes(
             Input(stdin, on_close=lambda: self._discard(f"{name}/stdin")),
-            *(
-                self._output(
-                    f"{name}/{stream}",
-                    stored.pop(f"{name}/{stream}", (-1,))[0],
-                    stored.pop(f"{name}/{stream}.relay", ()),
-                )
-                for stream in ("stdout", "stderr")
-            ),
+            *(self._restore_output(f"{name}/{stream}", stored) for stream in ("stdout", "stderr")),
         )
+
+    def _restore_output(self, name: str, stored: dict[str, tuple[int, ...]]) -> Output[Any]:
+        """A relay whose stream is closed stays in `stored`: the agent died before it had discarded both."""
+        if name not in stored:
+            return self._output(name, -1, ())
+        return self._output(name, stored.pop(name)[0], stored.pop(f"{name}.relay", ()))
 
     def drop(self, names: Sequence[str], stored: dict[str, tuple[int, ...]]) -> None:
         """Nobody will ask for these any more."""
@@ -150,6 +149,28 @@ class StreamKeeper:
             for fd in stored.pop(name):
                 os.close(fd)
             self._discard(name)
+
+    def hold_start(self, container_id: str, fifo: str) -> None:
+        """Let PID 1 hold the fifo that init waits on until it is started.
+
+        Were we killed between opening it and writing, init would see its end, spin, and fail when it is opened again.
+        """
+        if self._keeper is None:
+            return
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._store(_start_name(container_id), (fd,))
+        finally:
+            os.close(fd)
+
+    def restore_start(self, container_id: str, stored: dict[str, tuple[int, ...]]) -> None:
+        """PID 1 goes on holding it."""
+        for fd in stored.pop(_start_name(container_id), ()):
+            os.close(fd)
+
+    def release_start(self, container_id: str) -> None:
+        """Init has been started, or never will be."""
+        self._discard(_start_name(container_id))
 
     def _adopt_terminal(self, process: Process, name: str, master: int) -> None:
         output = PlainOutput(master, on_close=lambda: self._discard(name))
@@ -178,6 +199,10 @@ class StreamKeeper:
     def _discard(self, name: str) -> None:
         if self._keeper is not None:
             self._keeper.discard(name)
+
+
+def _start_name(container_id: str) -> str:
+    return f"{PREFIX}{container_id}/start"
 
 
 def _name(container_id: str, process: Process) -> str:

@@ -82,6 +82,8 @@ class Launcher:
             await self._start(container, process, launch, undo, terminal=spec["process"]["terminal"])
         finally:
             self._hooks.tell(container)
+        undo.push("let go of the start fifo", lambda: self._streams.release_start(container.id))
+        self._streams.hold_start(container.id, self._crun.fifo(container.id))
 
     async def exec(self, container: Container, process: Process, spec: dict[str, Any], undo: Undo) -> None:
         """Run a process in a container; when this returns it runs, or has run."""
@@ -97,6 +99,10 @@ class Launcher:
             await self._start(container, process, launch, undo, terminal=spec["terminal"])
         finally:
             os.unlink(place.file("json"))
+
+    def forget_pid_file(self, container: Container, process: Process) -> None:
+        """The state file names the process now. Before that the pid file tells the next agent that it runs."""
+        Place(self._settings.work(container.id), f"exec{process.number}").remove("pid")
 
     async def _start(
         self, container: Container, process: Process, launch: Launch, undo: Undo, *, terminal: bool

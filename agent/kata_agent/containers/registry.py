@@ -117,6 +117,7 @@ class Containers:
             self._crun.release_init(container_id)
             container.advance("start")
             self._save(container)
+            self._streams.release_start(container_id)
             await self._hooks.run(container, "poststart", state.RUNNING, container.init.pid)
 
     async def remove(self, container_id: str, timeout_s: float | None = None) -> None:
@@ -163,10 +164,13 @@ class Containers:
             await self._all_or_nothing(undo, self._launcher.exec(container, entry, planned, undo))
         finally:
             container.end_start()
-        for surplus in container.surplus():
-            container.drop_process(surplus)
-            surplus.discard(self._exits)
+        surplus = container.surplus()
+        for process_ in surplus:
+            container.drop_process(process_)
         self._save(container)
+        self._launcher.forget_pid_file(container, entry)
+        for process_ in surplus:  # once no agent after this one looks for their exits
+            process_.discard(self._exits)
 
     async def signal(self, container_id: str, exec_id: str, number: int) -> None:
         """Signal a process; an empty exec id means init and all of the container's cgroup. Gone is success."""
@@ -209,15 +213,16 @@ class Containers:
 
         What was half-made is rolled back, what was being removed is removed; failures of these are reported.
         """
-        await adopt.end_strays(self._settings, self._crun)
+        await adopt.end_strays()
         stored = {name: self._stored.pop(name) for name in list(self._stored) if name.startswith(PREFIX)}
         adopter = adopt.Adopter(self._settings, self._exits, self._streams, stored)
+        removals: list[asyncio.Task[Exception | None]] = []
         for container in adopter.load():
             self._containers[container.id] = container
             self._storages.adopt(container.id, container.storages)
             if container.state in (state.CREATING, state.STOPPED):
                 container.state = state.STOPPED
-                await self._remove_reported(container)
+                removals.append(self._group.create_task(self._remove_reported(container)))
                 continue
             self.controls.settle(container)
             if container.state in (state.RUNNING, state.PAUSED):
@@ -225,6 +230,8 @@ class Containers:
             if container.shares_pids:
                 self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
         self._streams.drop(tuple(stored), stored)
+        if removals:
+            await asyncio.wait(removals, timeout=adopt.REMOVALS_WAIT_S)  # a slow one goes on behind the API
 
     def _find(self, container_id: str) -> Container:
         container = self._containers.get(container_id)
@@ -319,6 +326,7 @@ class Containers:
             if self._oom is not None:
                 self._oom.disarm(container.id)
             self._save(container)
+            self._streams.release_start(container.id)
             await self._remover.remove(container)
             if container.storages:
                 await self._storages.release(container.id, container.storages)

@@ -30,7 +30,14 @@ def save(container: Container, work: str) -> None:
         "shares_pids": container.shares_pids,
         "process": container.process_spec,
         "processes": [
-            (process.exec_id, process.number, process.pid, process.start_time, process.terminal)
+            (
+                process.exec_id,
+                process.number,
+                process.pid,
+                process.start_time,
+                process.latest_start_time,
+                process.terminal,
+            )
             for process in container.processes()
         ],
     }
@@ -59,9 +66,10 @@ def load(work: str) -> Container | None:
     container.root_mounted = fields["root_mounted"]
     container.shares_pids = fields["shares_pids"]
     container.process_spec = fields["process"]
-    for exec_id, number, pid, start_time, terminal in fields["processes"]:
+    for exec_id, number, pid, earliest, latest, terminal in fields["processes"]:
         process = container.restore_process(exec_id, number)
-        process.pid, process.start_time, process.terminal = pid, start_time, terminal
+        process.pid, process.terminal = pid, terminal
+        process.start_time, process.latest_start_time = earliest, latest
     return container
 
 

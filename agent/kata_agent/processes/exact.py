@@ -115,6 +115,9 @@ class ExactOutput(Output[PipeReply | bytes]):
             self._close_relay()
         self._turn.release()
 
+    def _is_owed(self) -> bool:
+        return self._relay is not None and bool(self._relay.owed)
+
     def _answer(self, limit: int) -> PipeReply | bytes | None:
         if self.fd < 0:
             raise EndOfOutput(CLOSED_TEXT)

@@ -100,9 +100,13 @@ class Output(Stream, Generic[Answer]):
         self._process_ended = True
         if self._wake is not None:
             self._awaken()
-        elif self.fd >= 0 and is_at_end(self.fd) and self._turn.try_take():
+        elif self.fd >= 0 and not self._is_owed() and is_at_end(self.fd) and self._turn.try_take():
             self.close()
             self._turn.release()
+
+    def _is_owed(self) -> bool:
+        """Whether bytes that were taken out of the descriptor have yet to be answered."""
+        return False
 
     async def _read_later(self, limit: int) -> Answer:
         try:
