@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
     from kata_agent.trail import Trail
-    from kata_agent.worker import Worker
+    from kata_agent.worker import Doubtful, Worker
 
 BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
 CRUN = "/usr/bin/crun"
 CGROUP_ROOT = "/sys/fs/cgroup"
 KERNEL_CALLS_AT_ONCE = 16
+DOUBTFUL_CALLS_AT_ONCE = 8
+DOUBTFUL_CALL_S = 5.0
 
 
 class Host(Protocol):
@@ -80,6 +82,13 @@ class Agent:
         from kata_agent.worker import Worker
 
         return Worker(KERNEL_CALLS_AT_ONCE)
+
+    @cached_property
+    def doubtful(self) -> Doubtful:
+        """Threads for calls that may never return."""
+        from kata_agent.worker import Doubtful
+
+        return Doubtful(DOUBTFUL_CALLS_AT_ONCE, DOUBTFUL_CALL_S)
 
     @cached_property
     def storages(self) -> Storages:

@@ -117,6 +117,14 @@ def _probe_hugepages(_: str) -> str | None:
     return None if after == before + 1 else "the kernel finds no huge page"
 
 
+def _probe_capability(number: str) -> str | None:
+    """Whether this process has the capability of this number; a machine may lack some even as root."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:") and int(line.split()[1], 16) >> int(number) & 1:
+            return None
+    return f"this process has no capability {number}"
+
+
 def _probe_loop(_: str) -> str | None:
     return _run("losetup", "--find")
 
@@ -137,6 +145,7 @@ NEEDS: Mapping[str, Need] = {
     "cgroup2": Need(_probe_cgroup2, by_setup=True),
     "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
+    "capability": Need(_probe_capability, by_setup=False),
     "hugepages": Need(_probe_hugepages, by_setup=False),
     "loop": Need(_probe_loop, by_setup=False),
     "userns": Need(_program("unshare", "--user", "--map-root-user", "true"), by_setup=False),

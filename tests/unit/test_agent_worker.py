@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from kata_agent.worker import Worker
+from kata_agent.errors import TimedOut
+from kata_agent.worker import Doubtful, Worker
 from kata_testing.wire import run_async
 
 
@@ -119,5 +120,38 @@ def test_deadline_around_a_call_is_still_a_timeout() -> None:
 
         with pytest.raises(TimeoutError):
             await late()
+
+    run_async(work())
+
+
+def test_call_that_does_not_come_back_is_given_up_and_counts_until_it_does() -> None:
+    async def work() -> None:
+        gate, left = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            gate.wait()
+            left.set()
+
+        doubtful = Doubtful(1, 0.01)
+        with pytest.raises(TimedOut, match=r"^look: no answer within 0\.01 s$"):
+            await doubtful.run("look", hang)
+        with pytest.raises(TimedOut, match=r"^other: 1 calls like it have not come back yet$"):
+            await doubtful.run("other", hang)
+        gate.set()
+        assert left.wait(30)
+        patient = Doubtful(1, 30)
+        assert await patient.run("look", lambda: 7) == 7
+        assert await patient.run("look", lambda: 8) == 8
+
+    run_async(work())
+
+
+def test_error_of_a_doubtful_call_is_its_own_also_a_timeout() -> None:
+    def fail() -> None:
+        raise TimeoutError(110, "from the kernel")
+
+    async def work() -> None:
+        with pytest.raises(TimeoutError, match="from the kernel"):
+            await Doubtful(1, 30).run("look", fail)
 
     run_async(work())

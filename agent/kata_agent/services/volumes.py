@@ -1,0 +1,79 @@
+"""Handlers about volumes that are mounted, and swap."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kata_agent.services.storage import decode_storages
+from kata_protocols.gen import csi_pb2
+from kata_protocols.gen.empty_pb2 import Empty
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+    from kata_agent.mounts.volume import Usage
+    from kata_protocols.gen import agent_pb2
+
+
+async def update_ephemeral_mounts(agent: Agent, request: agent_pb2.UpdateEphemeralMountsRequest) -> Empty:
+    """Give memory volumes another size."""
+    from kata_agent.mounts.storage import update
+
+    await update.update(decode_storages(request.storages), agent.storages, agent.worker)
+    return Empty()
+
+
+async def get_volume_stats(
+    agent: Agent, request: agent_pb2.VolumeStatsRequest
+) -> csi_pb2.VolumeStatsResponse:
+    """How full a volume is."""
+    from kata_agent.mounts import volume
+
+    path = request.volume_guest_path
+    size, inodes = await agent.doubtful.run(f"look at {path}", partial(volume.read_usage, path))
+    return csi_pb2.VolumeStatsResponse(
+        usage=[
+            _usage(size, csi_pb2.VolumeUsage.BYTES),
+            _usage(inodes, csi_pb2.VolumeUsage.INODES),
+        ],
+        volume_condition=csi_pb2.VolumeCondition(abnormal=False, message="OK"),
+    )
+
+
+async def resize_volume(agent: Agent, request: agent_pb2.ResizeVolumeRequest) -> Empty:
+    """Grow a volume's file system."""
+    from kata_agent.mounts import volume
+
+    await agent.worker.run(partial(volume.resize, request.volume_guest_path, request.size))
+    return Empty()
+
+
+async def remove_stale_virtiofs_share_mounts(
+    agent: Agent, _request: agent_pb2.RemoveStaleVirtiofsShareMountsRequest
+) -> Empty:
+    """Make the host's file server forget what the host has moved away."""
+    from kata_agent.mounts import stale
+
+    await stale.touch_share_mounts(agent.doubtful, agent.log)
+    return Empty()
+
+
+async def add_swap_path(agent: Agent, request: agent_pb2.AddSwapPathRequest) -> Empty:
+    """Swap to a device or file that the host has prepared."""
+    from kata_linux import swap
+
+    await agent.worker.run(partial(swap.swap_on, request.path))
+    return Empty()
+
+
+def _usage(usage: Usage, unit: csi_pb2.VolumeUsage.Unit) -> csi_pb2.VolumeUsage:
+    return csi_pb2.VolumeUsage(total=usage.total, available=usage.available, used=usage.used, unit=unit)
+
+
+HANDLERS = {
+    "UpdateEphemeralMounts": update_ephemeral_mounts,
+    "GetVolumeStats": get_volume_stats,
+    "ResizeVolume": resize_volume,
+    "RemoveStaleVirtiofsShareMounts": remove_stale_virtiofs_share_mounts,
+    "AddSwapPath": add_swap_path,
+}
