@@ -179,10 +179,11 @@ class Agent:
         agent before this one. A failure is logged: everything else works without it."""
         if not self.config.passfd_listener:
             return
+        from kata_agent.passed_listener import open_listener
         from kata_agent.processes import passed
 
         try:
-            listener = passed.open_listener(self.config.passfd_listener, self._host, self._stored)
+            listener = open_listener(self.config.passfd_listener, self._host, self._stored)
         except (OSError, ValueError) as error:
             self._report("no streams on connections of their own", error)
             return

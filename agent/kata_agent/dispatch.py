@@ -89,10 +89,10 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ListProcesses": "inspect",
         "KillTree": "inspect",
         "GetBoot": "boot",
-        "OpenSession": None,
-        "ReadSession": None,
-        "ListSessions": None,
-        "CloseSession": None,
+        "OpenSession": "sessions",
+        "ReadSession": "sessions",
+        "ListSessions": "sessions",
+        "CloseSession": "sessions",
     },
 }
 

@@ -116,8 +116,49 @@ class StreamKeeper:
             on_done=lambda: self._discard(name),
         )
 
+    def read_by_calls(self, process: Process, container_id: str, stream: str, fd: int) -> Output[Any]:
+        """One output's pipe, owned from here on, after something else has read it."""
+        name = self.name(container_id, process, stream)
+        if fd >= 0:
+            self._store(name, (fd,))
+        return self._output(name, fd, ())
+
+    def read_terminal_by_calls(self, process: Process, container_id: str, master: int) -> None:
+        """The same for a terminal's master; -1: it has ended."""
+        name = self.name(container_id, process, "terminal")
+        if master < 0:
+            ended = PlainOutput(-1)
+            process.outputs = {"stdout": ended, "stderr": ended}
+            return
+        self._store(name, (master,))
+        if process.stdin is not None:
+            process.stdin.close()
+        self._adopt_terminal(process, name, master)
+
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Have these kept, if somebody can; what was kept under this name goes."""
+        self._store(name, fds)
+
+    def discard(self, name: str) -> None:
+        """They are not needed any more."""
+        self._discard(name)
+
+    def name(self, container_id: str, process: Process, what: str) -> str:
+        """Under which name a descriptor of this process is kept."""
+        return f"{_name(container_id, process)}/{what}"
+
     def restore(self, process: Process, container_id: str, stored: dict[str, tuple[int, ...]]) -> None:
         """The streams of a process that an earlier agent has started; those it closed are closed."""
+        self._restore_streams(process, container_id, stored)
+        prefix = f"{_name(container_id, process)}/"
+        for entry in [entry for entry in stored if entry.startswith(prefix) and ".session/" in entry]:
+            from kata_agent.containers import sessions  # only who has any
+
+            sessions.restore(self, process, entry, stored.pop(entry))
+
+    def _restore_streams(
+        self, process: Process, container_id: str, stored: dict[str, tuple[int, ...]]
+    ) -> None:
         name = _name(container_id, process)
         (master,) = stored.pop(f"{name}/terminal", (-1,))
         own = [stream for stream in STREAMS if f"{name}/{stream}.own" in stored]

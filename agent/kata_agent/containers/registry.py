@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kata_agent.cgroups.oom import OomWatch
     from kata_agent.containers.controls import Controls
+    from kata_agent.containers.sessions import Sessions
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.processes.process import Process
@@ -90,6 +91,17 @@ class Containers:
         from kata_agent.containers.controls import Controls
 
         return Controls(self._settings, self._crun, find=self._find, save=self._save)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Output that can be read again."""
+        from kata_agent.containers.sessions import Sessions
+
+        return Sessions(self._streams, self._find, lambda: tuple(self._containers.values()))
+
+    def process_of(self, container_id: str, exec_id: str) -> Process:
+        """A process, by its container and exec id."""
+        return self._process(container_id, exec_id)
 
     def ids(self) -> tuple[str, ...]:
         """Ids of the containers there are, oldest first."""

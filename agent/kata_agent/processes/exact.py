@@ -102,6 +102,11 @@ class ExactOutput(Output[PipeReply | bytes]):
         self._keep = keep
         self._answering = False
 
+    @property
+    def is_idle(self) -> bool:
+        """See `Output`: an answer that was lost with its connection is owed."""
+        return super().is_idle and not (self._relay is not None and self._relay.owed)
+
     def close(self) -> None:
         """Close the relay too; when an answer is on its way through it, at that answer's end."""
         super().close()

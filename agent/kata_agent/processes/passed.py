@@ -139,19 +139,6 @@ class PassedConnections:
                 self._keeper.discard(f"{PREFIX}{port}")
 
 
-def open_listener(address: str, keeper: Keeper, stored: dict[str, tuple[int, ...]]) -> socket.socket:
-    """The listener of the agent before this one, else a new one, which outlives this agent. OSError, ValueError."""
-    from kata_protocols.aio import listen
-    from kata_protocols.aio.address import parse_address
-
-    if LISTENER in stored:
-        (fd,) = stored.pop(LISTENER)
-        return socket.socket(fileno=fd)
-    listener = listen.open_listener(parse_address(address))
-    keeper.store(LISTENER, (listener.fileno(),))
-    return listener
-
-
 def port_of(peer: Any) -> int:
     """The port that a peer's address names; 0 for none."""
     if isinstance(peer, tuple):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from kata_agent.processes.copying import Copy
     from kata_agent.processes.exits import ExitBook, Target
+    from kata_agent.processes.session import Session
     from kata_agent.processes.stdio import Input, Output
     from kata_init.exits import Exit
 
@@ -37,7 +38,7 @@ class Process:
         self.stream_ports: tuple[int, ...] = ()
         """Of the connections that its host has made for its streams."""
         self.stdin: Input | None = None
-        self.outputs: dict[str, Output[Any]] = {}
+        self.outputs: dict[str, Output[Any] | Session] = {}
         self.own: tuple[Copy, ...] | None = None
         """Streams on connections of their own; the calls of streams do not serve this process then."""
         self.on_exit: Callable[[Process], None] | None = None
@@ -94,7 +95,7 @@ class Process:
         if self.pid:
             await self._ended.wait()
 
-    def output(self, stream: str) -> Output[Any]:
+    def output(self, stream: str) -> Output[Any] | Session:
         """The stream of this name; there are stdout and stderr."""
         if self.own is not None and stream not in self.outputs:
             raise WrongState(f"cannot get stream reader: {self._served_elsewhere(stream)}")

@@ -92,6 +92,14 @@ class Output(Stream, Generic[Answer]):
         self._later += 1
         return self._read_later(limit)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody reads, and nothing that was read is owed to anybody."""
+        if self._later or not self._turn.try_take():
+            return False
+        self._turn.release()
+        return True
+
     def process_ended(self) -> None:
         """The process is gone: what waits in the pipe can be read, then the stream ends.
 
