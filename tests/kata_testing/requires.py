@@ -142,6 +142,7 @@ NEEDS: Mapping[str, Need] = {
     "guest-image": Need(_probe_guest_image, by_setup=True),
     "netns": Need(_program("unshare", "--net", "true"), by_setup=True),
     "iproute2": Need(_program("ip", "-Version"), by_setup=True),
+    "iptables": Need(_program("iptables", "-V"), by_setup=True),
     "cgroup2": Need(_probe_cgroup2, by_setup=True),
     "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),

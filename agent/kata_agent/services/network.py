@@ -1,4 +1,4 @@
-"""Handlers about the network: interfaces, routes, neighbours."""
+"""Handlers about the network: interfaces, routes, neighbours, packet filter."""
 
 from __future__ import annotations
 
@@ -146,10 +146,27 @@ def _decode_neighbour(item: types_pb2.ARPNeighbor) -> wanted.WantedNeighbour:
     )
 
 
+async def get_ip_tables(agent: Agent, request: agent_pb2.GetIPTablesRequest) -> agent_pb2.GetIPTablesResponse:
+    """The packet filter's rules."""
+    from kata_agent.network import iptables
+
+    return agent_pb2.GetIPTablesResponse(data=await iptables.save(agent.exits, v6=request.is_ipv6))
+
+
+async def set_ip_tables(agent: Agent, request: agent_pb2.SetIPTablesRequest) -> agent_pb2.SetIPTablesResponse:
+    """Replace the packet filter's rules."""
+    from kata_agent.network import iptables
+
+    output = await iptables.restore(agent.exits, request.data, v6=request.is_ipv6)
+    return agent_pb2.SetIPTablesResponse(data=output)
+
+
 HANDLERS = {
     "UpdateInterface": update_interface,
     "UpdateRoutes": update_routes,
     "ListInterfaces": list_interfaces,
     "ListRoutes": list_routes,
     "AddARPNeighbors": add_arp_neighbors,
+    "GetIPTables": get_ip_tables,
+    "SetIPTables": set_ip_tables,
 }
