@@ -42,6 +42,7 @@ MEASUREMENTS = {
     "check": Measurement("native", "check", "measure_check"),
     "pipelined": Measurement("native", "pipelined", "measure_pipelined"),
     "cycle": Measurement("native", "cycle", "measure_cycle"),
+    "stats": Measurement("native", "stats", "measure_stats"),
     "stdout": Measurement("native", "stdout", "measure_stdout"),
     "stdout-own": Measurement("native", "stdout_own", "measure_stdout_own"),
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),

@@ -1,0 +1,166 @@
+"""Limits, figures, pausing and out-of-memory events where every controller is: in the guest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from kata_host.message_json import fill_message
+from kata_host.sandbox import Container, Sandbox
+from kata_host.spec import ProcessPlan, plan_process
+from kata_protocols.gen import agent_pb2 as pb
+from kata_testing.guest import Guest, plan, read_all
+
+pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
+
+MIB = 1 << 20
+DEADLINE_S = 60.0
+FILL = "dd if=/dev/zero of=/tmp/file bs=1M count=24 2>/dev/null; echo $?; "
+
+
+@asynccontextmanager
+async def running(
+    sandbox: Sandbox, script: str, *, mounts: tuple[dict[str, object], ...] = (), **resources: Any
+) -> AsyncIterator[Container]:
+    """A container of a shell script with limits."""
+    spec: Any = plan("sh", "-c", script)
+    spec["linux"]["resources"] = resources
+    spec["mounts"] += mounts
+    async with asyncio.timeout(DEADLINE_S), sandbox.container(spec) as container:
+        await container.start()
+        yield container
+
+
+async def read_stats(container: Container) -> pb.CgroupStats:
+    request = pb.StatsContainerRequest(container_id=container.container_id)
+    return (await container.client.stats_container(request)).cgroup_stats
+
+
+async def update(container: Container, **resources: Any) -> None:
+    request = pb.UpdateContainerRequest(container_id=container.container_id)
+    fill_message(request.resources, resources)
+    await container.client.update_container(request)
+
+
+async def read_line(container: Container) -> bytes:
+    request = pb.ReadStreamRequest(container_id=container.container_id, exec_id=container.exec_id, len=4096)
+    return bytes((await container.client.read_stdout(request)).data)
+
+
+def test_a_container_over_its_memory_limit_is_told_until_the_limit_is_raised(
+    guest: Guest, expects_oom_report: None
+) -> None:
+    async def run() -> tuple[str, str, list[bytes], int, bytes]:
+        memory = {"Limit": 16 * MIB, "Swap": 16 * MIB}
+        async with guest.connect() as sandbox, guest.connect() as other, asyncio.TaskGroup() as group:
+            event = group.create_task(other.client.get_oom_event(timeout_s=DEADLINE_S))
+            async with (
+                running(sandbox, "sleep 1000", Memory=memory),
+                running(sandbox, FILL + "read line; " + FILL, Memory=memory) as container,
+            ):
+                before = await read_line(container)
+                killed = (await event).container_id
+                await update(container, Memory={"Limit": 64 * MIB, "Swap": 64 * MIB})
+                limit = (await read_stats(container)).memory_stats.usage.limit
+                await container.write_stdin(b"\n")
+                return container.container_id, killed, [before], limit, await read_all(container)
+
+    name, killed, before, limit, after = asyncio.run(run())
+    assert killed == name
+    assert (before, after) == ([b"137\n"], b"0\n")
+    assert limit == 64 * MIB
+    reports = [
+        line for line in guest.console.read_text(errors="replace").splitlines() if "were killed" in line
+    ]
+    assert any(f'"container-id":"{name}"' in line and f'"limit":"/{name}"' in line for line in reports), (
+        reports
+    )
+
+
+def test_a_cpu_quota_throttles_and_the_figures_say_how_long(guest: Guest) -> None:
+    script = "n=0; while [ $n -lt 3000 ]; do n=$((n+1)); done; echo done; sleep 1000"
+
+    async def run() -> pb.CgroupStats:
+        limits = {"Quota": 10000, "Period": 100000}
+        async with guest.connect() as sandbox, running(sandbox, script, CPU=limits) as container:
+            await read_line(container)
+            return await read_stats(container)
+
+    cpu = asyncio.run(run()).cpu_stats
+    assert cpu.throttling_data.throttled_periods > 0
+    assert cpu.throttling_data.throttled_time > 1_000_000
+    assert cpu.cpu_usage.total_usage > 1_000_000
+
+
+def test_a_pids_limit_counts_and_figures_are_whole(guest: Guest) -> None:
+    # A shell that cannot fork ends; the outer one and those that were started stay.
+    script = "(sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 &); read line"
+
+    async def run() -> pb.CgroupStats:
+        limits: dict[str, Any] = {
+            "Pids": {"Limit": 4},
+            "CPU": {"Shares": 1024, "Cpus": "0", "Mems": "0"},
+            "HugepageLimits": [{"Pagesize": "2MB", "Limit": 0}, {"Pagesize": "64KB", "Limit": 0}],
+        }
+        async with guest.connect() as sandbox, running(sandbox, script, **limits) as container:
+            said = b""
+            async for data in container.read_stderr():
+                said += data
+                if b"fork" in said:
+                    return await read_stats(container)
+        raise AssertionError(f"no fork was refused, but {said!r}")
+
+    found = asyncio.run(run())
+    assert found.pids_stats.limit == 4
+    assert 3 <= found.pids_stats.current <= 4
+    memory = found.memory_stats
+    assert (
+        0 < memory.usage.usage - memory.stats["inactive_file"] <= memory.usage.usage <= memory.usage.max_usage
+    )
+    assert memory.usage.limit == memory.swap_usage.limit == 2**64 - 1
+    assert {"anon", "file", "kernel_stack", "slab", "pgmajfault", "active_file"} <= set(memory.stats)
+    assert found.HasField("blkio_stats")
+    assert {"2MB", "1GB"} <= set(found.hugetlb_stats)
+
+
+def test_a_paused_container_uses_no_time(guest: Guest) -> None:
+    async def run() -> list[int]:
+        async with guest.connect() as sandbox, running(sandbox, "while :; do :; done") as container:
+            request = pb.PauseContainerRequest(container_id=container.container_id)
+            await container.client.pause_container(request)
+            used = [(await read_stats(container)).cpu_stats.cpu_usage.total_usage for _ in range(3)]
+            await container.client.resume_container(
+                pb.ResumeContainerRequest(container_id=container.container_id)
+            )
+            while (await read_stats(container)).cpu_stats.cpu_usage.total_usage <= used[-1]:
+                pass
+            return used
+
+    first, second, third = asyncio.run(run())
+    assert first == second == third
+
+
+def test_exec_works_where_a_container_hands_its_controllers_down(guest: Guest) -> None:
+    script = """
+        cd /sys/fs/cgroup && mkdir init job && echo 1 >init/cgroup.procs &&
+        echo "+memory +pids +cpu" >cgroup.subtree_control && echo ready && sleep 1000
+    """
+    mount: dict[str, object] = {
+        "destination": "/sys/fs/cgroup",
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": ["rw", "nosuid", "noexec", "nodev"],
+    }
+
+    async def run() -> tuple[bytes, int]:
+        async with guest.connect() as sandbox, running(sandbox, script, mounts=(mount,)) as container:
+            assert await read_line(container) == b"ready\n"
+            check = "cat /proc/self/cgroup; echo $$ >/sys/fs/cgroup/job/cgroup.procs && cat /proc/self/cgroup"
+            process = await container.exec(plan_process(ProcessPlan(["sh", "-c", check])))
+            return await read_all(process), await process.wait(30)
+
+    assert asyncio.run(run()) == (b"0::/init\n0::/job\n", 0)
