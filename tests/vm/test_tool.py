@@ -80,6 +80,12 @@ def test_a_command_that_is_not_there_ends_with_127_and_names_it(vm_dir: Path) ->
     assert_nothing_left(vm_dir)
 
 
+def test_a_file_that_is_no_program_ends_with_126(vm_dir: Path) -> None:
+    done = run_tool("run", "--", "/etc/passwd", vm_dir=vm_dir)
+    assert done.returncode == 126
+    assert b"/etc/passwd" in done.stderr
+
+
 def test_ctrl_c_goes_to_the_command(vm_dir: Path) -> None:
     tool = start_run(
         vm_dir, "sh", "-c", "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done"
@@ -163,6 +169,22 @@ def test_a_machine_that_ends_under_a_command_is_told(vm_dir: Path) -> None:
         _, errors = tool.communicate(timeout=END_TIMEOUT_S)
     assert tool.returncode == 1
     assert errors.startswith(b"kata-agent-ctl: error: the guest ended while it was used: ")
+    assert_nothing_left(vm_dir)
+
+
+@pytest.mark.parametrize("helper", ["virtiofsd", "vhost-device-vsock"])
+def test_a_machine_whose_helper_died_is_ended_and_told(vm_dir: Path, helper: str) -> None:
+    tool = start_run(vm_dir, "sh", "-c", "echo ready; sleep 1000; ls /")
+    children = Path(f"/proc/{tool.pid}/task/{tool.pid}/children").read_text().split()
+    found = [
+        int(pid) for pid in children if helper in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+    ]
+    if not found:
+        pytest.skip(f"this host needs no {helper}")
+    os.kill(found[0], signal.SIGKILL)
+    _, errors = tool.communicate(timeout=END_TIMEOUT_S)
+    assert tool.returncode == 1
+    assert f"the guest ended while it was used: {helper} was killed by SIGKILL" in errors.decode()
     assert_nothing_left(vm_dir)
 
 

@@ -138,6 +138,17 @@ class Child(AbstractAsyncContextManager["Child"]):
         await self.stop()
 
 
+async def wait_first_end(*children: Child) -> Child:
+    """The first of `children` that ends."""
+    async with asyncio.TaskGroup() as group:
+        ends = [group.create_task(child.wait()) for child in children]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        first = next(child for child, end in zip(children, ends, strict=True) if end.done())
+        for end in ends:
+            end.cancel()
+    return first
+
+
 async def run_while_alive(work: Coroutine[Any, Any, T], *children: Child) -> T:
     """The result of `work`, or ChildFailed as soon as one of `children` ends before it."""
     try:

@@ -20,9 +20,9 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.base import SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
-from kata_host.vm.diagnosis import describe_boot_failure, find_cause
+from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
-from kata_host.vm.process import Child, ChildFailed, run_while_alive
+from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.state import VmState, make_private, open_state
 from kata_host.vm.virtiofs import serve_share
 from kata_host.vm.vsock import Vsock, open_vsock
@@ -96,6 +96,7 @@ class QemuVm:
         self.accelerator = accelerator
         self.timeline = timeline
         self.child: Child | None = None
+        self._watch: asyncio.Task[str] | None = None
         self._qmp: QMPClient = QMPClient(f"qemu {state.name}")
 
     def describe(self) -> dict[str, object]:
@@ -136,9 +137,32 @@ class QemuVm:
 
     async def explain_loss(self, seen: Exception) -> VmError:
         """What to tell when the connection to the guest is gone: the machine's end, if that is why."""
-        return VmError(
-            f"the guest ended while it was used: {await find_cause(self.child, self.console, seen)}"
-        )
+        cause = str(seen)
+        if self._watch is not None:
+            done, _ = await asyncio.wait([self._watch], timeout=2 * CAUSE_TIMEOUT_S)
+            cause = self._watch.result() if done else cause
+        return VmError(f"the guest ended while it was used: {cause}")
+
+    @asynccontextmanager
+    async def ending_with(self, *helpers: Child) -> AsyncIterator[None]:
+        """End the machine with the first of its helpers: a guest without its share or its vsock would only hang."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._watch = group.create_task(self._end_with(*helpers))
+                try:
+                    yield
+                finally:
+                    self._watch.cancel()
+        except BaseExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def _end_with(self, *helpers: Child) -> str:
+        """Why the machine has ended, once it has."""
+        assert self.child is not None  # noqa: S101 - a machine is watched when it has booted
+        dead = await wait_first_end(self.child, *helpers)
+        cause = await find_cause(self.child, self.console, ChildFailed(dead.describe_end()))
+        await self.child.stop(grace_s=0)
+        return cause
 
     async def close(self) -> None:
         """Tell QEMU to quit; its context ends it if it does not."""
@@ -195,7 +219,8 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
             cause = await find_cause(vm.child, vm.console, exc)
             raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
         state.describe(vm.describe())
-        yield vm
+        async with vm.ending_with(*helpers):
+            yield vm
 
 
 async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:

@@ -28,7 +28,8 @@ from kata_protocols.status import StatusError
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
-_CANNOT_RUN = (("ENOENT", 127), ("EACCES", 126))
+# crun says EPERM of a file that is no program, and so of a folder.
+_CANNOT_RUN = (("ENOENT", 127), ("EACCES", 126), ("not executable: EPERM", 126), ("regular file: EPERM", 126))
 
 # Without a COMMAND: what a newcomer wants to see. The guest's own /proc is shown under /mnt for it, read-only.
 _GUEST_PROC = BindMount("/proc", "/mnt", ("rbind", "ro"))
