@@ -150,6 +150,12 @@ def test_a_process_gets_its_umask_and_score_and_keeps_its_environment_byte_for_b
     assert process_spec.complete({})["args"] == ["sh"]
 
 
+@pytest.mark.parametrize("key", ["uid", "gid"])
+def test_an_id_that_would_leave_the_process_as_root_is_refused(key):
+    with pytest.raises(InvalidRequest, match=f"user: {key} 4294967295 is no id"):
+        process_spec.complete({"user": {key: 2**32 - 1}})
+
+
 def test_capabilities_come_in_any_spelling():
     process = process_spec.complete({"capabilities": {"bounding": ["NET_ADMIN", '"CAP_MKNOD"', "cap_kill"]}})
     assert process["capabilities"]["bounding"] == ["CAP_NET_ADMIN", "CAP_MKNOD", "CAP_KILL"]

@@ -32,6 +32,8 @@ RLIMITS = frozenset(
 # What an exec's process takes from the container's own where it says nothing.
 INHERITED = ("capabilities", "rlimits", "apparmorProfile", "selinuxLabel")
 UMASK = 0o022
+# -1 for setuid(2) and its kin: "leave it as it is".
+NO_ID = 2**32 - 1
 
 
 def complete(process: Process) -> Process:
@@ -40,6 +42,9 @@ def complete(process: Process) -> Process:
     user.pop("username", None)
     user.setdefault("uid", 0)
     user.setdefault("gid", 0)
+    for key in ("uid", "gid"):
+        if user[key] == NO_ID:
+            raise InvalidRequest(f"user: {key} {NO_ID} is no id, the kernel would leave the process as root")
     user.setdefault("umask", UMASK)  # or an exec would have the agent's
     result: Process = {key: value for key, value in process.items() if value not in ("", None, [])}
     result.pop("apparmorProfile", None)  # accepted and ignored, the guest has none
