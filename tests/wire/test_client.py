@@ -278,3 +278,10 @@ class TestListening:
                     await client.call(CHECK, ask(), timeout_s=5)
 
         run_async(scenario())
+
+
+def test_a_socket_path_that_is_too_long_is_told_by_its_name(tmp_path: Path) -> None:
+    path = str(tmp_path / ("s" * 120))
+    with pytest.raises(OSError, match=f"listen on unix://{path}: AF_UNIX path too long") as caught:
+        open_listener(UnixAddress(path))
+    assert caught.value.errno == errno.ENAMETOOLONG

@@ -31,7 +31,9 @@ def open_listener(address: Address, *, backlog: int = BACKLOG) -> socket.socket:
         sock.settimeout(0)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"listen on {address}: {error.strerror}") from error
+        # Python alone says that a unix path is too long, without an errno.
+        why = (error.errno, error.strerror) if error.errno else (errno.ENAMETOOLONG, error.args[0])
+        raise OSError(why[0], f"listen on {address}: {why[1]}") from error
     except BaseException:
         sock.close()
         raise
