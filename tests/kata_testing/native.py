@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -210,10 +210,17 @@ class NativeAgent:
 
 @asynccontextmanager
 async def native_agent(
-    folder: Path, *, supervised: bool = False, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    supervised: bool = False,
+    environment: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> AsyncIterator[NativeAgent]:
-    """An agent that listens on a socket in `folder`. What it wrote to stderr is printed when the test fails."""
-    agent = start(folder, supervised=supervised, environment=environment)
+    """An agent that listens on a socket in `folder`. What it wrote to stderr is printed when the test fails.
+
+    `words` are PID 1's.
+    """
+    agent = start(folder, supervised=supervised, environment=environment, words=words)
     try:
         await agent.check()
         yield agent
@@ -224,7 +231,13 @@ async def native_agent(
         await agent.close()
 
 
-def start(folder: Path, *, supervised: bool, environment: Mapping[str, str] | None = None) -> NativeAgent:
+def start(
+    folder: Path,
+    *,
+    supervised: bool,
+    environment: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
+) -> NativeAgent:
     """Start it; it need not answer yet."""
     address = UnixAddress(str(folder / "agent.sock"))
     log = folder / "agent.log"
@@ -238,7 +251,7 @@ def start(folder: Path, *, supervised: bool, environment: Mapping[str, str] | No
     if supervised:
         command = [
             *("unshare", "--fork", "--pid", "--kill-child=SIGKILL", sys.executable, "-c"),
-            *("from kata_init.main import main; main()", f"kata.log={log}"),
+            *("from kata_init.main import main; main()", f"kata.log={log}", *words),
         ]
     with open(log, "wb") as output:
         process = subprocess.Popen(

@@ -28,6 +28,39 @@ def test_without_words_the_agent_listens_where_katas_hosts_dial() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("kata.heartbeat=0.25", "heartbeat_ns", 250_000_000),
+        ("kata.heartbeat=0", "heartbeat_ns", 0),
+        ("kata.silent=30", "silent_ns", 30_000_000_000),
+        ("kata.restart_silent=1", "restart_silent", True),
+    ],
+)
+def test_the_heartbeat_is_told_in_seconds(word: str, field: str, value: object) -> None:
+    plan = make_plan([word], [], {})
+    assert (getattr(plan, field), plan.complaints) == (value, ())
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "kata.heartbeat=",
+            "kata.heartbeat=x",
+            "kata.heartbeat=-1",
+            "kata.heartbeat=1e3",
+            "kata.heartbeat=86401",
+        ),
+        *("kata.silent=0", "kata.silent=.", "kata.restart_silent=yes"),
+    ],
+)
+def test_what_is_no_time_is_ignored_and_told(word: str) -> None:
+    plan = make_plan([word], [], {})
+    assert plan._replace(complaints=()) == Plan()
+    assert len(plan.complaints) == 1
+
+
+@pytest.mark.parametrize(
     ("text", "address"),
     [
         ("unix:///run/a", Address("unix", "/run/a")),

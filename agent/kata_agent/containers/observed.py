@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kata_agent import events
-from kata_agent.containers import inspect
+from kata_agent.containers import inspect, state
 from kata_agent.containers.registry import Containers
 from kata_agent.errors import UnknownProcess
 from kata_linux import cgroupfs
@@ -138,7 +138,9 @@ class ObservedContainers(Containers):
     def state_of(self, container_id: str) -> str:
         """The container's state; `removed` when there is none of this id."""
         container = self._containers.get(container_id)
-        return "removed" if container is None else container.state
+        if container is None:
+            return "removed"
+        return state.STOPPED if container.init.exit is not None else container.state
 
     def oom_kills(self, container_id: str) -> int:
         """How many processes of the container the kernel has killed for want of memory; 0 when nobody counts."""

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kata_host.cli.commands import boot, connect, examples, generate, run, vm
+from kata_host.cli.commands import boot, connect, events, examples, exits, generate, ps, run, vm
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import Interrupted, interruptible
 from kata_host.vm.base import VmError
@@ -30,6 +30,7 @@ _EPILOG = """examples:
   kata-agent-ctl boot                                 time line from kernel to first container
   kata-agent-ctl vm start --name test --json          keep a VM; prints the address of its agent
   kata-agent-ctl connect --server-address unix:///run/kata.sock -c Check -c GetGuestDetails
+  kata-agent-ctl events --vm test --follow            what happens in it; also ps, kill, exits, why CONTAINER
   kata-agent-ctl vm stop test
 
 `kata-agent-ctl VERB --help` says more about each."""
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-l", "--log-level", choices=LOG_LEVELS, default="info", help="how much `connect` logs (default info)"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for command in (run, vm, connect, boot, generate, examples):
+    for command in (run, vm, connect, events, ps, exits, boot, generate, examples):
         command.add_parser(verbs)
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=None)
