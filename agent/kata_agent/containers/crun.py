@@ -74,10 +74,12 @@ class Crun:
         options = ["--bundle", bundle, *_console_options(console)]
         return await self._launch("create", options, container_id, place, stdio, arg0, DEADLINE_S + hooks_s)
 
-    async def exec(self, container_id: str, arg0: str, place: Place, stdio: Stdio, console: str) -> Started:
-        """Run the process of `place`'s json file in the container."""
+    async def exec(
+        self, container_id: str, arg0: str, place: Place, stdio: Stdio, console: str, *, oom_score: int
+    ) -> Started:
+        """Run the process of `place`'s json file, with this OOM score, which crun sets at creates only."""
         options = ["--detach", "--process", place.file("json"), *_console_options(console)]
-        return await self._launch("exec", options, container_id, place, stdio, arg0)
+        return await self._launch("exec", options, container_id, place, stdio, arg0, oom_score=oom_score)
 
     async def update(self, container_id: str, place: Place, stdio: Stdio) -> None:
         """Apply the OCI resources of `place`'s json file."""
@@ -127,10 +129,11 @@ class Crun:
         stdio: Stdio,
         arg0: str,
         limit_s: float = DEADLINE_S,
+        oom_score: int = 0,
     ) -> Started:
         argv = self._command(verb, place, ["--pid-file", place.file("pid"), *options, container_id])
         try:
-            child = await self._run(verb, argv, place, stdio, arg0, limit_s)
+            child = await self._run(verb, argv, place, stdio, arg0, limit_s, oom_score)
         except BaseException:
             _kill_started(_take_text(place.file("pid")))
             raise
@@ -138,10 +141,18 @@ class Crun:
         return Started(int(_read_text(place.file("pid"))), child.start_time)
 
     async def _run(
-        self, verb: str, argv: list[str], place: Place, stdio: Stdio, arg0: str, limit_s: float
+        self,
+        verb: str,
+        argv: list[str],
+        place: Place,
+        stdio: Stdio,
+        arg0: str,
+        limit_s: float,
+        oom_score: int = 0,
     ) -> Child:
         """One invocation, to its end: killed when it takes too long or the caller is cancelled."""
         child = spawn(argv, stdio)
+        _set_oom_score(child.pid, oom_score)
         try:
             async with asyncio.timeout(limit_s):
                 ended = await self._exits.wait_exit(*child)
@@ -171,6 +182,15 @@ def explain(verb: str, arg0: str, log: str, code: int | None, killed_by: int | N
     if number is None:
         return AgentError(f"crun {verb}: {lines[-1]}")
     return AgentError(f"crun {verb}: {text}: {errno_text(number)}")
+
+
+def _set_oom_score(pid: int, score: int) -> None:
+    """Long before crun forks: what it starts inherits this score, and not the one that protects the agent."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # ended at once
 
 
 def _kill_started(pid_text: str) -> None:

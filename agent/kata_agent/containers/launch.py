@@ -93,7 +93,10 @@ class Launcher:
         _write_json(place.file("json"), spec)
 
         async def launch(stdio: Stdio, console: str) -> Started:
-            return await self._crun.exec(container.id, spec["args"][0], place, stdio, console)
+            score = spec["oomScoreAdj"]
+            return await self._crun.exec(
+                container.id, spec["args"][0], place, stdio, console, oom_score=score
+            )
 
         try:
             await self._start(container, process, launch, undo, terminal=spec["terminal"])
