@@ -63,6 +63,12 @@ class WrongState(AgentError):
     code = Code.FAILED_PRECONDITION
 
 
+class ExitLost(AgentError):
+    """A process has ended, and nobody knows how."""
+
+    code = Code.DATA_LOSS
+
+
 class NoTerminal(WrongState):
     """The process has no terminal. Hosts look for this very text."""
 

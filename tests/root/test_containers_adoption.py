@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +127,34 @@ def test_a_container_under_way_when_the_agent_dies_is_whole_or_not_there(tmp_pat
                 await agent.create(container, "true")
                 await agent.call("StartContainer", container_id=container)
             assert await agent.wait(container) == 0
+            await agent.remove(container)
+
+    run_async(body())
+
+
+def forget_who(agent: NativeAgent, container: str, exec_id: str) -> None:
+    """Change the state file so that it names a process which PID 1 has never heard of: the ledger dropped it."""
+    path = Path(f"/proc/{agent.agent_pid()}/root/run/kata-agent/containers/{container}/state.json")
+    state = json.loads(path.read_text())
+    for process in state["processes"]:
+        if process[0] == exec_id:
+            process[3:5] = [1, 1]
+    path.write_text(json.dumps(state))
+
+
+def test_an_exit_that_the_ledger_had_to_drop_is_told_as_lost_and_hangs_nobody(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sleep", "1000")
+            await agent.exec(container, "e", "sleep", "1000")
+            forget_who(agent, container, "e")
+            await kill_agent(agent)
+            with pytest.raises(StatusError) as caught:
+                await agent.wait(container, "e")
+            assert "exit status lost: process e (pid " in caught.value.message
+            assert "eof" in (await agent.read_all(container, "e"))[1]
+            await agent.exec(container, "f", "sh", "-c", "exit 8")
+            assert await agent.wait(container, "f") == 8
             await agent.remove(container)
 
     run_async(body())

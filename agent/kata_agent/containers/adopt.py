@@ -122,6 +122,8 @@ class Adopter:
                 )
             elif self._follow(container, process):
                 self._streams.restore(process, container.id, self._stored)
+                if not _is_there(process):
+                    process.expect_exit()
             elif process is not container.init:
                 container.drop_process(process)
 

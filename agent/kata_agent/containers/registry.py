@@ -23,7 +23,15 @@ from kata_agent.containers.ports import ContainerRequest, Sandbox, Storages
 from kata_agent.containers.removal import Remover
 from kata_agent.containers.settings import Settings
 from kata_agent.containers.undo import Undo, finish
-from kata_agent.errors import AlreadyExists, NotSupported, TimedOut, UnknownContainer, WrongState
+from kata_agent.errors import (
+    AgentError,
+    AlreadyExists,
+    NotSupported,
+    TimedOut,
+    UnknownContainer,
+    WrongState,
+    describe,
+)
 from kata_agent.processes import signals
 
 if TYPE_CHECKING:
@@ -339,12 +347,27 @@ class Containers:
                 self._oom.disarm(container.id)
             self._save(container)
             self._streams.release_start(container.id)
-            await self._remover.remove(container)
-            if container.storages:
-                await self._storages.release(container.id, container.storages)
-            self._remover.remove_bundle(container)
+            await self._remover.end(container)
+            failed = await self._plan_undo(container).unwind()
+            if failed:
+                reasons = "; ".join(f"could not {what}: {describe(error)}" for what, error in failed)
+                raise AgentError(f"remove {container.id}: {reasons}; ask again when that is mended")
             self._remover.remove_work(container)
             self._drop(container)
+
+    def _plan_undo(self, container: Container) -> Undo:
+        """What is left of a container whose processes are gone; every step is tried, the last one first."""
+        undo = Undo()
+        undo.push("remove the bundle", lambda: self._remover.remove_bundle(container))
+        if container.storages:
+            undo.push("release its storages", lambda: self._release_storages(container))
+        undo.push("unmount its root", lambda: self._remover.unmount_root(container))
+        undo.push("remove its cgroup", lambda: self._remover.clear(container))
+        return undo
+
+    async def _release_storages(self, container: Container) -> None:
+        names, container.storages = container.storages, ()  # once: others may hold the same mounts
+        await self._storages.release(container.id, names)
 
     async def _remove_reported(self, container: Container) -> Exception | None:
         """The removal as a task whose failure must not end the group."""

@@ -36,15 +36,13 @@ class Remover:
         self._exits = exits
         self._hooks = hook_runner
 
-    async def remove(self, container: Container) -> None:
-        """All that runs of the container and what crun made of it, down to its root being let go."""
+    async def end(self, container: Container) -> None:
+        """Make an end of all that runs of the container; what was made for it can be undone then."""
         await self._end_processes(container)
         for process in container.processes():
             process.discard(self._exits)
         await self._hooks.run(container, "poststop", state.STOPPED, 0)
         container.hooks.pop("poststop", None)  # once, also when the removal must be tried again
-        await self.clear(container)
-        self.unmount_root(container)
 
     async def clear(self, container: Container) -> None:
         """Kill whatever lives in the cgroup, then remove it and crun's state; what is not there is fine."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from kata_agent.errors import NoTerminal, NotFound, WrongState
+from kata_agent.errors import ExitLost, NoTerminal, NotFound, WrongState
 from kata_agent.processes import tty
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from kata_agent.processes.session import Session
     from kata_agent.processes.stdio import Input, Output
     from kata_init.exits import Exit
+
+# PID 1 tells of an exit within microseconds of taking it. When it has told nothing for so long, its ledger overflowed
+# while no agent ran, and nobody has the status any more.
+LOST_AFTER_S = 5.0
 
 
 class Process:
@@ -44,7 +48,10 @@ class Process:
         self.on_exit: Callable[[Process], None] | None = None
         self.told = False
         """Whether its end has been told to who keeps the history."""
+        self.lost = False
+        """It has ended, and its exit status is with nobody."""
         self._ended = asyncio.Event()
+        self._lost_timer: asyncio.TimerHandle | None = None
 
     def attach_pipes(self, stdin: Input, stdout: Output[Any], stderr: Output[Any]) -> None:
         """Own these streams from here on."""
@@ -74,6 +81,11 @@ class Process:
         self.latest_start_time = target.latest
         exits.watch(pid, target, self._on_exit)
 
+    def expect_exit(self, within_s: float = LOST_AFTER_S) -> None:
+        """The process is gone: its exit is known by then, or is lost."""
+        if self.exit is None:
+            self._lost_timer = asyncio.get_running_loop().call_later(within_s, self._lose)
+
     def unfollow(self, exits: ExitBook) -> None:
         """Nobody will ask for the exit any more."""
         exits.unwatch(self.pid, self._on_exit)
@@ -83,6 +95,11 @@ class Process:
     async def wait_exit(self) -> Exit:
         """The exit, for any number of waiters, at any time."""
         await self._ended.wait()
+        if self.lost and self.exit is None:
+            raise ExitLost(
+                f"exit status lost: process {self.exec_id} (pid {self.pid}) ended while no agent ran, and PID 1 "
+                "had to drop its exit to keep newer ones"
+            )
         if self.exit is None:
             raise NotFound(f"process {self.exec_id} is not there any more: its container was removed")
         for copy in self.own or ():
@@ -130,6 +147,7 @@ class Process:
             output.close()
         for copy in self.own or ():
             copy.close()
+        self._stop_timer()
         self._ended.set()
 
     def discard(self, exits: ExitBook) -> None:
@@ -139,6 +157,7 @@ class Process:
 
     def _on_exit(self, entry: Exit) -> None:
         self.exit = entry
+        self._stop_timer()
         self.start_time = entry.start_time or self.start_time
         self.latest_start_time = entry.start_time or self.latest_start_time
         self._ended.set()
@@ -146,9 +165,19 @@ class Process:
         if self.on_exit is not None:
             self.on_exit(self)
 
+    def _lose(self) -> None:
+        self.lost = True
+        self._ended.set()
+        self._end_streams_of_ended()
+
+    def _stop_timer(self) -> None:
+        if self._lost_timer is not None:
+            self._lost_timer.cancel()
+            self._lost_timer = None
+
     def _end_streams_of_ended(self) -> None:
         """An adopted process, or one on a terminal, may have ended before it has its streams."""
-        if self.exit is None:
+        if self.exit is None and not self.lost:
             return
         if self.stdin is not None:
             self.stdin.close()
