@@ -36,6 +36,9 @@ class Measurement(NamedTuple):
         return cast("Callable[[Effort], list[Result]]", getattr(module, self.function))
 
 
+SOAK = "soak"
+"""Minutes of torture, run when it is asked for."""
+
 MEASUREMENTS = {
     "start": Measurement("native", "start", "measure_start"),
     "doorbell": Measurement("native", "doorbell", "measure_doorbell"),
@@ -48,11 +51,16 @@ MEASUREMENTS = {
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),
     "files": Measurement("files", "files", "measure_files"),
     "guest": Measurement("vm", "guest", "measure_guest"),
+    "soak-kills": Measurement(SOAK, "soak", "measure_soak_kills"),
+    "soak-execs": Measurement(SOAK, "soak", "measure_soak_execs"),
 }
 
 
 def select_measurements(names: Sequence[str]) -> list[str]:
-    """The measurements that are named, by name or group, in the table's order; all when none is. KeyError: unknown."""
+    """The measurements that are named, by name or group, in the table's order; when none is, all but the soak.
+
+    KeyError: unknown.
+    """
     groups = {measurement.group for measurement in MEASUREMENTS.values()}
     for name in names:
         if name not in MEASUREMENTS and name not in groups:
@@ -60,7 +68,7 @@ def select_measurements(names: Sequence[str]) -> list[str]:
     return [
         name
         for name, measurement in MEASUREMENTS.items()
-        if not names or name in names or measurement.group in names
+        if (not names and measurement.group != SOAK) or name in names or measurement.group in names
     ]
 
 
@@ -83,8 +91,10 @@ def run_measurements(names: Sequence[str], effort: Effort) -> tuple[list[Result]
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="measures the project's figures")
-    choices = ", ".join([*MEASUREMENTS, "or a group: native, vm, files"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure (default: all): {choices}")
+    choices = ", ".join([*MEASUREMENTS, "or a group: native, vm, files, soak"])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"what to measure (default: all but soak): {choices}"
+    )
     parser.add_argument(
         "--json", type=Path, default=DEFAULT_JSON, metavar="FILE", help="where to (%(default)s)"
     )

@@ -23,6 +23,7 @@ from kata_testing.native import NativeAgent, busybox_root, fresh_id, oci_process
 
 MOST_UNREADY_KILLS = 3
 """PID 1 ends the machine after ten starts that never became ready; the killer stays below that."""
+SETTLE_S = 3.0
 STREAM_FIRST, STREAM_LAST = 10_000_000, 99_999_999
 STREAM_BYTES_A_LIFE = 512 * 1024
 
@@ -323,13 +324,22 @@ def list_leaks(before: Traces, after: Traces) -> list[str]:
     return found
 
 
+async def wait_no_leaks(agent: NativeAgent, before: Traces) -> list[str]:
+    """What is left over; none as soon as none is. PID 1 hears of the last closed stream behind our last answer."""
+    deadline = time.monotonic() + SETTLE_S
+    while (found := list_leaks(before, read_traces(agent))) and time.monotonic() < deadline:
+        await agent.check()
+    return found
+
+
 def parent_of(pid: int) -> int:
     """The parent's pid."""
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 def _list_cgroups(root: Path) -> list[str]:
-    return [name for name in os.listdir(root) if (root / name).is_dir()]
+    """Ours: the tree is the machine's, and others test here, too."""
+    return [name for name in os.listdir(root) if f"-{os.getpid()}-" in name]
 
 
 def _list_files(root: Path) -> list[str]:

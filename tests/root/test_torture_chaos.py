@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from kata_testing.chaos import Chaos, list_leaks, read_traces
+from kata_testing.chaos import Chaos, read_traces, wait_no_leaks
 from kata_testing.native import NEEDS, native_agent
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -34,7 +34,7 @@ def test_no_exit_byte_or_container_is_lost_when_the_agent_is_killed_at_random_mo
             sys.stdout.write(f"seed {SEED}: {account.summary()}\n")
             times = sorted(account.answered_after_s)
             assert times[len(times) // 2] < ANSWERED_WITHIN_S, account.summary()
-            assert list_leaks(before, read_traces(agent)) == []
+            assert await wait_no_leaks(agent, before) == []
 
     sys.stdout.write(f"KATA_TEST_SEED={SEED} repeats these moments\n")
     asyncio.run(body())
