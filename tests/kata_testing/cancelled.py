@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -105,6 +106,29 @@ def open_fds() -> set[str]:
     return {link for link in links if link.startswith(("pipe:", "/dev/p", "/dev/null"))}
 
 
+def list_processes() -> list[int]:
+    """Pids of the container's cgroup."""
+    try:
+        with open(f"/sys/fs/cgroup/{ID}/cgroup.procs", encoding="ascii") as file:
+            return [int(line) for line in file]
+    except FileNotFoundError:
+        return []
+
+
+def check_processes(what: str, number: int) -> None:
+    """All but the container's init have ended, or end now: they were killed."""
+    for pid in list_processes()[1:]:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(5000):
+            raise SystemExit(f"{what} cancelled at await {number} left process {pid}")
+        os.close(fd)
+
+
 async def try_all(
     what: str,
     containers: Containers,
@@ -118,6 +142,8 @@ async def try_all(
             await containers.create(request())
             await containers.start(ID)
         came_so_far = await cancel_at(make(), number)
+        if what == "exec" and came_so_far:
+            check_processes(what, number)
         if ID in containers.ids() and (what == "exec" or not came_so_far):
             await containers.remove(ID)
         elif ID in containers.ids() and what == "remove":

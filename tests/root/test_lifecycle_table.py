@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 from typing import Any
@@ -173,3 +174,60 @@ def test_a_wait_begun_in_any_state_ends_with_the_status(tmp_path, state):
             await agent.remove(container)
 
     run_async(body())
+
+
+def test_a_removal_tells_all_that_it_could_not_undo_and_can_be_asked_again(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await agent.run("true")
+            folder = f"/run/kata-containers/{container}/busy"
+            await inside(agent, f"mkdir {folder} && mount -t tmpfs none {folder}")
+            with pytest.raises(StatusError) as caught:
+                await agent.call("RemoveContainer", container_id=container)
+            assert re.search(rf"could not remove the bundle: .*{folder}: EBUSY", caught.value.message)
+            assert f"sys/fs/cgroup/{container}" not in await inside(
+                agent, f"ls -d /sys/fs/cgroup/{container} || true"
+            )
+            assert f"{container}/rootfs" not in await inside(agent, "cat /proc/self/mounts")
+            await inside(agent, f"umount {folder}")
+            await agent.remove(container)
+            assert container not in await inside(agent, "ls /run/kata-containers; cat /proc/self/mounts")
+
+    run_async(body())
+
+
+def test_fifty_containers_are_made_signalled_and_removed_in_parallel(tmp_path):
+    async def life(agent: NativeAgent, number: int) -> int:
+        container = await agent.run(
+            "sh", "-c", f"trap 'exit {number}' TERM; echo ready; while :; do sleep 1; done"
+        )
+        assert await agent.read(container) == b"ready\n"
+        await agent.call("SignalProcess", container_id=container, signal=signal.SIGTERM)
+        status = await agent.wait(container)
+        await agent.remove(container)
+        return status
+
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            await agent.remove(await agent.run("true"))
+            before = agent.open_fds()
+            async with asyncio.TaskGroup() as group:
+                lives = [group.create_task(life(agent, number)) for number in range(50)]
+            assert [task.result() for task in lives] == list(range(50))
+            assert agent.open_fds() == before
+            assert await inside(agent, "ls /run/kata-agent/containers /run/kata-agent/crun") == (
+                "/run/kata-agent/containers:\n\n/run/kata-agent/crun:\n"
+            )
+
+    run_async(body())
+
+
+async def inside(agent: NativeAgent, script: str) -> str:
+    """What a shell says in the agent's mount namespace."""
+    shell = await asyncio.create_subprocess_exec(
+        *("nsenter", "--mount", "--target", str(agent.agent_pid()), "sh", "-c", script),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await shell.communicate()
+    assert shell.returncode == 0, script
+    return output.decode()
