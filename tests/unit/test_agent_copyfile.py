@@ -13,6 +13,7 @@ from kata_agent import tree
 from kata_agent.errors import InvalidRequest
 from kata_agent.guest.copyfile import Copier, Piece, temporary_name
 from kata_agent.worker import Worker
+from kata_linux import mount
 from kata_linux._libc import AT_FDCWD, call
 from kata_testing.wire import run_async
 
@@ -158,6 +159,7 @@ def test_link_planted_under_the_temporary_name_is_not_followed(root: Path, tmp_p
         ("{root}", "the root of all copied files"),
         ("{root}/./", "the root of all copied files"),
         ("{root}/a\0b", "NUL"),
+        pytest.param("{root}" + "/q" * 3000, "longer than 4096 bytes", id="too long"),
     ],
 )
 def test_path_that_does_not_lie_plainly_below_the_root_is_refused(root: Path, path: str, text: str) -> None:
@@ -171,6 +173,25 @@ def test_path_that_does_not_lie_plainly_below_the_root_is_refused(root: Path, pa
 def test_piece_that_does_not_fit_its_file_is_refused(root: Path, offset: int, size: int, data: bytes) -> None:
     with pytest.raises(InvalidRequest):
         copy(root, piece(root, "f", data, size=size, offset=offset))
+
+
+def test_owner_that_is_no_id_is_refused_by_name(root: Path) -> None:
+    with pytest.raises(InvalidRequest, match="owner -1:-2 is neither an id nor -1"):
+        copy(root, Piece(f"{root}/f", 1, REGULAR, 0o755, -1, -2, 0, b"x"))
+    assert not root.exists()
+
+
+@pytest.mark.requires("root")
+def test_file_that_cannot_take_its_place_leaves_nothing_behind(root: Path) -> None:
+    held = root / "held"
+    held.mkdir(parents=True)
+    mount.mount("tmpfs", str(held), "tmpfs")
+    try:
+        with pytest.raises(OSError, match="held"):
+            copy(root, piece(root, "held", b"x", size=1))
+        assert os.listdir(root) == ["held"]
+    finally:
+        mount.umount(str(held))
 
 
 def test_temporary_name_fits_any_file_name(root: Path) -> None:

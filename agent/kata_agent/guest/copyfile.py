@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kata_agent.worker import Worker
 
 NAME_LIMIT_BYTES = 255
+PATH_LIMIT_BYTES = 4096
 LOCKS = 16
 _SUFFIX = ".kata-copy"
 
@@ -96,6 +97,12 @@ def check(piece: Piece, names: list[str]) -> None:
         raise InvalidRequest(f"path {piece.path!r} is the root of all copied files itself")
     if "\0" in piece.path:
         raise InvalidRequest("path contains a NUL")
+    if sum(len(os.fsencode(name)) + 1 for name in names) > PATH_LIMIT_BYTES:
+        raise InvalidRequest(f"path {piece.path[:80]!r}... is longer than {PATH_LIMIT_BYTES} bytes")
+    if piece.uid < -1 or piece.gid < -1:
+        raise InvalidRequest(
+            f"{piece.path}: owner {piece.uid}:{piece.gid} is neither an id nor -1 (leave it)"
+        )
     if piece.offset < 0 or piece.size < 0:
         raise InvalidRequest(f"{piece.path}: offset {piece.offset} or size {piece.size} is negative")
     if stat.S_ISREG(piece.mode) or not stat.S_IFMT(piece.mode):
@@ -141,12 +148,16 @@ def write_file(parent: int, name: str, piece: Piece) -> None:
         _write_all(fd, piece.data, piece.offset)
         if os.fstat(fd).st_size < piece.size:
             return
-        _give(fd, piece, piece.mode)
+        try:
+            _give(fd, piece, piece.mode)
+            if _is_directory(parent, name):
+                tree.remove(parent, name)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            os.unlink(temporary, dir_fd=parent)  # a file that cannot take its place is of no use
+            raise
     finally:
         os.close(fd)
-    if _is_directory(parent, name):
-        tree.remove(parent, name)
-    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 def _has_piece(parent: int, name: str, piece: Piece) -> bool:

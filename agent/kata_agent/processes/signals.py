@@ -11,6 +11,7 @@ import signal
 
 from kata_linux import cgroupfs, pidfd, procfs
 
+MAX_SIGNAL = 64  # SIGRTMAX; what is more would not even fit the system call's int
 MASKS = ("SigBlk", "SigIgn", "SigCgt")
 # A process that forks while we go through the list shows its child in the next round.
 MAX_ROUNDS = 8
@@ -25,7 +26,7 @@ def choose_signal(number: int, status: dict[str, str]) -> int:
 
 def is_handled(number: int, status: dict[str, str]) -> bool:
     """Whether the process blocks, ignores or catches the signal; a mask that cannot be read says no."""
-    if not 1 <= number <= 64:
+    if not 1 <= number <= MAX_SIGNAL:
         return False
     return any(_mask(status.get(name, "")) >> (number - 1) & 1 for name in MASKS)
 

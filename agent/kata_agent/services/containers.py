@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kata_agent.containers import process_spec, user
 from kata_agent.containers.registry import ContainerRequest
 from kata_agent.errors import InvalidRequest, NotSupported
+from kata_agent.processes.signals import MAX_SIGNAL
 from kata_agent.services import oci
 from kata_agent.services.storage import decode_storages
 from kata_protocols.gen import agent_pb2
@@ -61,6 +62,8 @@ async def exec_process(agent: Agent, request: agent_pb2.ExecProcessRequest) -> E
 
 async def signal_process(agent: Agent, request: agent_pb2.SignalProcessRequest) -> Empty:
     """Signal a process, or with an empty exec id all of the container's."""
+    if request.signal > MAX_SIGNAL:
+        raise InvalidRequest(f"signal {request.signal}: EINVAL: there are 1 to {MAX_SIGNAL}, and 0 to look")
     await agent.containers.signal(request.container_id, request.exec_id, request.signal)
     return Empty()
 

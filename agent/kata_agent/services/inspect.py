@@ -6,13 +6,12 @@ import signal
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import InvalidRequest
+from kata_agent.processes.signals import MAX_SIGNAL
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.ttrpc.envelope import clean_text
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent
-
-MAX_SIGNAL = 64
 
 
 def list_processes(agent: Agent, request: pb.ListProcessesRequest) -> pb.ListProcessesResponse:

@@ -89,7 +89,7 @@ class UnaryCall:
 
     async def serve(self, stream: Stream) -> None:
         """Receive the request, call the handler, send the answer or raise its status."""
-        payload = await stream.recv_message() or b""
+        payload = await receive_request(stream)
         self._call.metadata = tuple(
             (key, value) for key, value in stream.metadata.items() if isinstance(value, str)
         )
@@ -186,6 +186,14 @@ class UnaryCall:
             result.close()
         if not self._outcome.done():
             self._outcome.set_exception(StatusError(*SHUTTING_DOWN))
+
+
+async def receive_request(stream: Stream) -> bytes:
+    """The request's bytes; grpclib knows no compression, and a client must hear that it is that."""
+    try:
+        return await stream.recv_message() or b""
+    except NotImplementedError:
+        raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not supported") from None
 
 
 def discard(outcome: asyncio.Future[Answer]) -> None:

@@ -57,6 +57,7 @@ class Peer:
         found = [
             self.failure("/grpc.Health/Version", "fail"),
             self.failure("/grpc.Health/Version", "raise"),
+            self.failure("/grpc.Health/Version", "zip" * 1000, compression=grpc.Compression.Gzip),
             self.failure("/grpc.Health/Nope"),
             self.failure("/no.Such/Check"),
             self.failure("/grpc.AgentService/SetPolicy"),
@@ -64,6 +65,7 @@ class Peer:
         assert found == [
             ("FAILED_PRECONDITION", "not now"),
             ("UNKNOWN", "RuntimeError: on purpose"),
+            ("UNIMPLEMENTED", "compressed messages are not supported"),
             ("UNIMPLEMENTED", "Method not found"),
             ("UNIMPLEMENTED", "Method not found"),
             ("NOT_FOUND", "/grpc.AgentService/SetPolicy is not supported"),
