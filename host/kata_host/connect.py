@@ -24,7 +24,10 @@ DIAL_TIMEOUT_S = 30.0
 # Asking these again changes nothing in the guest. Reads count too: what the agent had not delivered when it died
 # still waits in its pipe (seam 1).
 REPEATABLE = frozenset(
-    {"Check", "Version", "GetGuestDetails", "StatsContainer", "WaitProcess", "ReadStdout", "ReadStderr"}
+    {
+        *("Check", "Version", "GetGuestDetails", "StatsContainer", "WaitProcess", "ReadStdout", "ReadStderr"),
+        *("OpenSession", "ReadSession", "ListSessions"),
+    }
 )
 
 

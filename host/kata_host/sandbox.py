@@ -8,7 +8,7 @@ it is connected.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from signal import SIGKILL
 
@@ -46,9 +46,13 @@ class Container(Process):
         """Let its process run."""
         await self.client.start_container(pb.StartContainerRequest(container_id=self.container_id))
 
-    async def exec(self, process: dict[str, object], exec_id: str | None = None) -> Process:
-        """Start another process inside."""
+    async def exec(
+        self, process: dict[str, object], exec_id: str | None = None, ports: Mapping[str, int] | None = None
+    ) -> Process:
+        """Start another process inside; `ports` are those of `OwnStreams`."""
         request = pb.ExecProcessRequest(container_id=self.container_id, exec_id=exec_id or make_id())
+        for field, port in (ports or {}).items():
+            setattr(request, field, port)
         fill_message(request.process, process)
         await self.client.exec_process(request)
         return Process(self.client, self.container_id, request.exec_id)
@@ -80,15 +84,22 @@ class Sandbox:
         self.details = details
 
     async def create(
-        self, spec: dict[str, object], container_id: str | None = None, *, storages: Sequence[pb.Storage] = ()
+        self,
+        spec: dict[str, object],
+        container_id: str | None = None,
+        *,
+        storages: Sequence[pb.Storage] = (),
+        ports: Mapping[str, int] | None = None,
     ) -> Container:
-        """Create a container from a JSON-shaped OCI specification."""
+        """Create a container from a JSON-shaped OCI specification; `ports` are those of `OwnStreams`."""
         message = oci_pb2.Spec()
         fill_message(message, spec)
         container = Container(self.client, container_id or make_id())
         request = pb.CreateContainerRequest(
             container_id=container.container_id, exec_id=container.exec_id, storages=storages, OCI=message
         )
+        for field, port in (ports or {}).items():
+            setattr(request, field, port)
         await self.client.create_container(request)
         return container
 

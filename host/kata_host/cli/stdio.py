@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
-from kata_host.streams import WRITE_BYTES, Process
+from kata_host.streams import WRITE_BYTES
 from kata_protocols.status import StatusError
 
 # A pipe that polls as writable takes this much without blocking (PIPE_BUF).
@@ -57,11 +58,21 @@ async def copy_out(source: AsyncIterator[bytes], fd: int) -> None:
         await write_all(fd, data)
 
 
-async def copy_in(fd: int, process: Process) -> None:
+class Input(Protocol):
+    """Where input goes: a process by calls, or a connection of its own."""
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Write all of it."""
+
+    async def close_stdin(self) -> None:
+        """No more will come."""
+
+
+async def copy_in(fd: int, process: Input) -> None:
     """Feed a process until our own input ends; one that does not want it any more is no error."""
     try:
         while data := await read_ready(fd, WRITE_BYTES):
             await process.write_stdin(data)
         await process.close_stdin()
-    except StatusError:
+    except (StatusError, BrokenPipeError, ConnectionResetError):
         return  # the process has ended, or closed its input: its exit status tells the rest

@@ -35,8 +35,8 @@ class HandshakeError(ConnectionError):
     """The VMM did not connect us to the guest's port."""
 
 
-async def shake_hands(sock: socket.socket, port: int, *, verb: str = "CONNECT") -> None:
-    """Ask the VMM behind `sock` for the guest's vsock `port`.
+async def shake_hands(sock: socket.socket, port: int, *, verb: str = "CONNECT") -> int:
+    """Ask the VMM behind `sock` for the guest's vsock `port`; gives the port that the guest sees us at, 0 if not told.
 
     Reads not a byte beyond the answer's line: what follows is the guest's.
     """
@@ -52,6 +52,8 @@ async def shake_hands(sock: socket.socket, port: int, *, verb: str = "CONNECT") 
             break
     if not line.startswith(b"OK"):
         raise HandshakeError(errno.EPROTO, f"port {port}: answer {bytes(line)!r} is not OK")
+    own = line.removeprefix(b"OK").strip()
+    return int(own) if own.isdigit() else 0
 
 
 async def connect_once(address: Address) -> socket.socket:

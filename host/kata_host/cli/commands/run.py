@@ -8,17 +8,20 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import find_cause, forward_to
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
-from kata_host.cli.stdio import copy_in, copy_out
+from kata_host.cli.stdio import Input, copy_in, copy_out
 from kata_host.cli.terminal import on_resize, raw_mode, read_size
 from kata_host.cli.timeline import format_table, plan_rows
 from kata_host.connect import connect
 from kata_host.guest import find_default_rootfs
+from kata_host.own_streams import STREAM_PORT, OwnStreams, find_stream_address
 from kata_host.sandbox import Container, Sandbox, end_container, open_sandbox
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE, Timeline
@@ -27,6 +30,7 @@ from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+STREAM_KERNEL_ARG = f"agent.passfd_listener_port={STREAM_PORT}"
 
 # crun says EPERM of a file that is no program, and so of a folder.
 _CANNOT_RUN = (("ENOENT", 127), ("EACCES", 126), ("not executable: EPERM", 126), ("regular file: EPERM", 126))
@@ -67,6 +71,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--rootfs", type=Path, metavar="DIR", help="root file system (default: the build's busybox)"
     )
     parser.add_argument("--tty", "-t", action="store_true", help="give the command a terminal")
+    parser.add_argument(
+        "--stdio", choices=("rpc", "vsock"), default="rpc",
+        help="how the streams travel: by calls (default), or on vsock connections of their own",
+    )  # fmt: skip
     parser.add_argument("--env", "-e", action="append", default=[], metavar="KEY=VALUE", help="environment")
     parser.add_argument("--cwd", default="/", metavar="DIR", help="where the command starts (default /)")
     parser.add_argument("--read-write", action="store_true", help="let it change the root file system")
@@ -86,6 +94,8 @@ async def run(options: argparse.Namespace) -> int:
     config = read_config(options, share=None)
     rootfs = options.rootfs or find_default_rootfs(config.guest)
     config = read_config(options, share=rootfs)
+    if options.stdio == "vsock":
+        config = replace(config, kernel_args=(*config.kernel_args, STREAM_KERNEL_ARG))
     spec = plan_run(options, command)
     timeline = Timeline()
     with Progress() as progress:
@@ -120,22 +130,53 @@ async def _run_in(
 ) -> int:
     mark = vm.timeline.mark
     async with await connect(vm.address) as client, open_sandbox(client, note=mark) as sandbox:
-        async with _created(sandbox, spec) as container:
+        async with _own_streams(vm, options) as own, _created(sandbox, spec, own) as container:
             mark("container created")
             await container.start()
             vm.timeline.listener = None
             progress.clear()
             mark("container started")
-            status = await (_drive_tty(container) if options.tty else _drive(container))
+            streams = _by_calls(container) if own is None else _by_connections(own)
+            status = await (_drive_tty(container, streams) if options.tty else _drive(container, streams))
             mark("container ended")
         return status
 
 
+class _Streams(NamedTuple):
+    """Where input goes and outputs come from, however they travel."""
+
+    stdin: Input
+    stdout: AsyncIterator[bytes]
+    stderr: AsyncIterator[bytes] | None
+
+
+def _by_calls(container: Container) -> _Streams:
+    return _Streams(container, container.read_stdout(), container.read_stderr())
+
+
+def _by_connections(own: OwnStreams) -> _Streams:
+    stderr = own.read("stderr") if "stderr_port" in own.ports else None
+    return _Streams(own, own.read("stdout"), stderr)
+
+
 @asynccontextmanager
-async def _created(sandbox: Sandbox, spec: dict[str, object]) -> AsyncIterator[Container]:
+async def _own_streams(vm: QemuVm, options: argparse.Namespace) -> AsyncIterator[OwnStreams | None]:
+    """The connections that `--stdio vsock` asks for."""
+    if options.stdio != "vsock":
+        yield None
+        return
+    names = ("stdin", "stdout") if options.tty else ("stdin", "stdout", "stderr")
+    with await OwnStreams.open(find_stream_address(vm.address), names) as own:
+        yield own
+
+
+@asynccontextmanager
+async def _created(
+    sandbox: Sandbox, spec: dict[str, object], own: OwnStreams | None
+) -> AsyncIterator[Container]:
     """The container; a command that cannot be run ends with the shell's own status for it."""
     try:
-        container = await sandbox.create(spec)
+        container = await sandbox.create(spec, ports=own.ports if own is not None else None)
     except StatusError as exc:
         status = next((status for errno, status in _CANNOT_RUN if errno in exc.message), EXIT_FAILURE)
         raise CliError(exc.message, status) from exc
@@ -145,7 +186,7 @@ async def _created(sandbox: Sandbox, spec: dict[str, object]) -> AsyncIterator[C
         await end_container(container)
 
 
-async def _drive(container: Container) -> int:
+async def _drive(container: Container, streams: _Streams) -> int:
     """Move the streams until both outputs end, then ask for the exit status, as Kata's runtime does."""
     forwarded: list[int] = []
     async with asyncio.TaskGroup() as group:
@@ -155,11 +196,10 @@ async def _drive(container: Container) -> int:
             group.create_task(container.signal_all(number))
 
         with forward_to(forward):
-            feeding = group.create_task(copy_in(_STDIN, container))
-            outputs = [
-                group.create_task(copy_out(container.read_stdout(), _STDOUT)),
-                group.create_task(copy_out(container.read_stderr(), _STDERR)),
-            ]
+            feeding = group.create_task(copy_in(_STDIN, streams.stdin))
+            outputs = [group.create_task(copy_out(streams.stdout, _STDOUT))]
+            if streams.stderr is not None:
+                outputs.append(group.create_task(copy_out(streams.stderr, _STDERR)))
             await asyncio.wait(outputs, return_when=asyncio.FIRST_EXCEPTION)
             status = await container.wait()
             feeding.cancel()
@@ -167,7 +207,7 @@ async def _drive(container: Container) -> int:
     return 128 + status if status in forwarded else status
 
 
-async def _drive_tty(container: Container) -> int:
+async def _drive_tty(container: Container, streams: _Streams) -> int:
     """The same for a terminal: one output, keys as they are, the window's size now and whenever it changes."""
     async with asyncio.TaskGroup() as group:
 
@@ -183,8 +223,8 @@ async def _drive_tty(container: Container) -> int:
 
         with raw_mode(_STDIN), on_resize(changed):
             await resize()
-            feeding = group.create_task(copy_in(_STDIN, container))
-            await copy_out(container.read_stdout(), _STDOUT)
+            feeding = group.create_task(copy_in(_STDIN, streams.stdin))
+            await copy_out(streams.stdout, _STDOUT)
             status = await container.wait()
             feeding.cancel()
     return status

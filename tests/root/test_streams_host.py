@@ -1,0 +1,121 @@
+"""The host library's own streams and session readers, against the real agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+
+import pytest
+
+from kata_host.connect import connect
+from kata_host.own_streams import OwnStreams, find_stream_address
+from kata_host.sandbox import Container
+from kata_host.session import SessionReader, open_session
+from kata_testing.native import NEEDS, native_agent
+from kata_testing.passed import environment
+from kata_testing.wire import run_async
+
+pytestmark = pytest.mark.requires(*NEEDS)
+
+PROCESS = {"args": ["sh", "-c", "cat; echo err >&2"], "cwd": "/", "env": ["PATH=/bin"]}
+
+
+def test_a_process_of_the_library_has_streams_on_connections_of_its_own(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, environment=environment(tmp_path)) as agent:
+            container = await agent.run("sleep", "1000")
+            with await OwnStreams.open(f"unix://{tmp_path}/streams.sock") as streams:
+                async with await connect(agent.address) as client:
+                    process = await Container(client, container).exec(PROCESS, ports=streams.ports)
+                    await streams.write_stdin(b"there and back")
+                    await streams.close_stdin()
+                    out = b"".join([data async for data in streams.read("stdout")])
+                    err = b"".join([data async for data in streams.read("stderr")])
+                    assert (out, err, await process.wait()) == (b"there and back", b"err\n", 0)
+
+    run_async(body())
+
+
+def test_a_device_that_does_not_tell_the_port_is_refused_by_name(tmp_path):
+    async def body():
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{tmp_path}/vsock")
+            listener.listen()
+            listener.setblocking(False)
+
+            async def answer(line: bytes) -> None:
+                connection, _ = await loop.sock_accept(listener)
+                with connection:
+                    assert await loop.sock_recv(connection, 64) == b"CONNECT 1027\n"
+                    await loop.sock_sendall(connection, line)
+
+            async def ports_after(line: bytes) -> dict[str, int]:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(answer(line))
+                    with await OwnStreams.open(f"hvsock://{tmp_path}/vsock:1027", ["stdout"]) as streams:
+                        return streams.ports
+
+            assert await ports_after(b"OK 5001\n") == {"stdout_port": 5001}
+            with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="does not tell")):
+                await ports_after(b"OK 1027\n")
+
+    run_async(body())
+
+
+def test_an_address_of_a_guest_leads_to_its_streams():
+    assert str(find_stream_address("hvsock:///run/vm.sock:1024")) == "hvsock:///run/vm.sock:1027"
+    assert str(find_stream_address("vsock://3:1024")) == "vsock://3:1027"
+    with pytest.raises(ValueError, match="own"):
+        find_stream_address("unix:///run/kata.sock")
+
+
+def test_a_session_reader_does_not_notice_that_the_agent_was_killed(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sh", "-c", "read go; seq 300000")
+            expected = b"".join(b"%d\n" % n for n in range(1, 300_001))
+            async with await connect(agent.address, reconnect=True) as client:
+                await open_session(client.caller, container, ring_bytes=64 << 10)
+                await agent.call("WriteStdin", container_id=container, data=b"\n")
+                reader = SessionReader(client.caller, container)
+                seen, kills = b"", 0
+                async for piece in reader.follow():
+                    assert piece.missing == 0
+                    seen += piece.data
+                    if len(seen) > (kills + 1) * 500_000:
+                        kills += 1
+                        plain = await agent.client()
+                        os.kill(agent.agent_pid(), signal.SIGKILL)
+                        await plain.wait_closed()
+                        await agent.check()
+                assert seen == expected
+                assert kills >= 2
+                # another reader comes late: what was released is a gap, what is kept it reads again
+                late = [piece async for piece in SessionReader(client.caller, container).follow()]
+                assert late[0].offset == late[0].missing > len(expected) - (128 << 10)
+                assert b"".join(piece.data for piece in late) == expected[late[0].missing :]
+
+    run_async(body(), 60)
+
+
+def test_two_readers_follow_the_same_output(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await agent.run("sh", "-c", "read go; seq 1000")
+            expected = b"".join(b"%d\n" % n for n in range(1, 1001))
+            async with await connect(agent.address) as client:
+                await open_session(client.caller, container, drop_oldest=True)
+
+                async def read() -> bytes:
+                    reader = SessionReader(client.caller, container)
+                    return b"".join([piece.data async for piece in reader.follow()])
+
+                async with asyncio.TaskGroup() as group:
+                    readers = [group.create_task(read()) for _ in range(2)]
+                    await agent.call("WriteStdin", container_id=container, data=b"\n")
+                assert [task.result() for task in readers] == [expected] * 2
+
+    run_async(body())
