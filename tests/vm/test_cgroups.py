@@ -11,7 +11,7 @@ import pytest
 
 from kata_host.message_json import fill_message
 from kata_host.sandbox import Container, Sandbox
-from kata_host.spec import ProcessPlan, plan_process
+from kata_host.spec import CAPABILITIES, BindMount, ProcessPlan, plan_process
 from kata_protocols.gen import agent_pb2 as pb
 from kata_testing.guest import Guest, plan, read_all
 
@@ -73,12 +73,38 @@ def test_a_container_over_its_memory_limit_is_told_until_the_limit_is_raised(
     assert killed == name
     assert (before, after) == ([b"137\n"], b"0\n")
     assert limit == 64 * MIB
-    reports = [
-        line for line in guest.console.read_text(errors="replace").splitlines() if "were killed" in line
-    ]
-    assert any(f'"container-id":"{name}"' in line and f'"limit":"/{name}"' in line for line in reports), (
-        reports
-    )
+    assert any(f'"limit":"/{name}"' in line for line in read_reports(guest, name))
+
+
+def test_a_guest_without_memory_kills_a_container_and_the_report_says_whose_limit_it_was_not(
+    guest: Guest, expects_oom_report: None
+) -> None:
+    """The kernel is asked for what it does when nothing is left, and given a first choice."""
+    script = "echo 1000 >/guest-proc/self/oom_score_adj; echo f >/guest-proc/sysrq-trigger; read line"
+    capabilities = [*CAPABILITIES, "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
+    bind = BindMount("/proc", "/guest-proc", ("rbind", "rw"))
+
+    async def run() -> tuple[str, str, int]:
+        spec = plan("sh", "-c", script, binds=[bind], masked=False, capabilities=capabilities)
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            guest.connect() as sandbox,
+            guest.connect() as other,
+            sandbox.container(spec) as container,
+        ):
+            await container.start()
+            killed = await other.client.get_oom_event(timeout_s=DEADLINE_S)
+            return container.container_id, killed.container_id, await container.wait(30)
+
+    name, killed, status = asyncio.run(run())
+    assert (killed, status) == (name, 9)
+    assert any("the guest itself has no memory left" in line for line in read_reports(guest, name))
+
+
+def read_reports(guest: Guest, container_id: str) -> list[str]:
+    """The lines of the agent's log that tell of this container's out-of-memory kills."""
+    lines = guest.console.read_text(errors="replace").splitlines()
+    return [line for line in lines if "were killed" in line and f'"container-id":"{container_id}"' in line]
 
 
 def test_a_cpu_quota_throttles_and_the_figures_say_how_long(guest: Guest) -> None:
