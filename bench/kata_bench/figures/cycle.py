@@ -7,7 +7,7 @@ import time
 from kata_bench import container
 from kata_bench.native import run_agent
 from kata_bench.result import Effort, Result, median_result
-from kata_bench.wire import AGENT, Client
+from kata_bench.wire import AGENT, CallFailed, Client
 from kata_protocols.gen import agent_pb2
 from kata_protocols.gen.empty_pb2 import Empty
 
@@ -32,8 +32,20 @@ def time_exec(client: Client, container_id: str, exec_id: str) -> float:
     return (time.perf_counter() - begin) * 1e3
 
 
+def time_missing(client: Client, container_id: str, exec_id: str) -> float:
+    """Milliseconds until an exec of a program that is not there is refused."""
+    process = container.make_process(["/no/such/program"])
+    request = agent_pb2.ExecProcessRequest(container_id=container_id, exec_id=exec_id, process=process)
+    begin = time.perf_counter()
+    try:
+        client.call(AGENT, "ExecProcess", request, Empty)
+    except CallFailed:
+        return (time.perf_counter() - begin) * 1e3
+    raise RuntimeError("exec of a program that is not there was answered with success")
+
+
 def measure_cycle(effort: Effort) -> list[Result]:
-    """`cycle` and `exec` in ms."""
+    """`cycle`, `exec` and `exec-missing` in ms."""
     repeats = effort.pick(60, 5)
     with run_agent() as agent, agent.connect() as client:
         root = str(container.make_root(agent.folder / "root"))
@@ -44,5 +56,10 @@ def measure_cycle(effort: Effort) -> list[Result]:
         container.start(client, "long")
         time_exec(client, "long", "warm")
         execs = [time_exec(client, "long", f"exec{number}") for number in range(repeats)]
+        missing = [time_missing(client, "long", f"missing{number}") for number in range(repeats)]
         container.kill(client, "long")
-    return [median_result("cycle", cycles), median_result("exec", execs)]
+    return [
+        median_result("cycle", cycles),
+        median_result("exec", execs),
+        median_result("exec-missing", missing),
+    ]
