@@ -109,7 +109,7 @@ class Agent:
         """Interfaces, routes and neighbours."""
         from kata_agent.network.network import Network
 
-        return Network(self.worker, self.log)
+        return Network(self.worker, self.log, self.config.hotplug_timeout_s)
 
     @cached_property
     def copier(self) -> Copier:

@@ -14,11 +14,11 @@ from typing import Any
 from kata_images.apt import Archive
 from kata_images.cache import key_of
 from kata_images.compiled import make_compiled
-from kata_images.cpio import Tree, file
+from kata_images.cpio import Tree, file, link, read_tree
 from kata_images.errors import ImageError
 from kata_images.inputs import digest_of
 from kata_images.kernel import find_release, plan_modules
-from kata_images.layers import base_layer, busybox_layer, check_libraries
+from kata_images.layers import base_layer, busybox_layer, check_libraries, program_files
 from kata_images.manifest import Layer, make_manifest
 from kata_images.native_root import place_busybox_root, place_program
 from kata_images.pack import ARCHIVE, pack_layer, read_layer
@@ -46,6 +46,7 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
         "modules": modules,
         "crun": {"usr/bin/crun": file(compiled / "crun", 0o755)},
         "busybox": busybox_layer(busybox, shop.recipe.busybox),
+        "programs": fetch_programs(shop),
         "python": interpreter_layer(interpreter),
         "libraries": make_libraries(shop, compiled, interpreter),
         "agent": make_agent(shop, interpreter),
@@ -79,6 +80,25 @@ def fetch_busybox(shop: Workshop) -> Path:
         raise ImageError(f"busybox.path: {archive.name} has no {shop.recipe.busybox.path}")
     shop.record("busybox", archive, program.stat().st_size)
     return program
+
+
+def fetch_programs(shop: Workshop) -> Tree:
+    """Return the files and links of the recipe's programs."""
+    recipe = shop.recipe.programs
+    layer: Tree = {}
+    for archive, root in shop.fetch_unpacked(recipe.packages) if recipe.packages else ():
+        taken = program_files(read_tree(root), recipe)
+        if not taken:
+            raise ImageError(
+                f"programs.keep: takes nothing of {archive.name}: keep some of it or drop the package"
+            )
+        shop.record("programs", archive, size_of(taken))
+        layer |= taken
+    for path, target in recipe.links.items():
+        if f"{path.rpartition('/')[0]}/{target}" not in layer:
+            raise ImageError(f'programs.links."{path}": there is no {target} beside it')
+        layer[path] = link(target)
+    return layer
 
 
 def pack(shop: Workshop, name: str, tree: Tree) -> tuple[Layer, Path]:

@@ -68,7 +68,7 @@ def read_inputs(recipe: Recipe, *, environment: object) -> Inputs:
     extra = {name: (recipe.folder / item.source) for name, item in recipe.files.items() if item.source}
     contents = {name: sha256(path.read_bytes()).hexdigest() for name, path in extra.items() if path.is_file()}
     described = str((recipe.image, recipe.kernel, recipe.python, recipe.libraries, recipe.agent, recipe.crun))
-    described += str((recipe.busybox, recipe.buildroot, sorted(recipe.files.items())))
+    described += str((recipe.busybox, recipe.programs, recipe.buildroot, sorted(recipe.files.items())))
     key = key_of(
         described, [item.line for item in requirements], digest_of(sources), builder, contents, environment
     )

@@ -13,7 +13,7 @@ from kata_images.cpio import Entry, Tree, character_device, file, folder, link
 from kata_images.elf import needed_libraries
 from kata_images.errors import ImageError
 from kata_images.pattern import matches
-from kata_images.recipe import Busybox, Recipe
+from kata_images.recipe import Busybox, Programs, Recipe
 
 LIBRARY = (
     "usr/lib/kata"  # our packages and the libraries; no site-packages, because the interpreter starts with -S
@@ -84,6 +84,12 @@ def busybox_layer(program: Path, recipe: Busybox) -> Tree:
     """Return busybox and a link for each applet."""
     tree: Tree = {"usr/bin/busybox": file(program, 0o755)}
     return tree | {f"usr/bin/{applet}": link("busybox") for applet in recipe.applets}
+
+
+def program_files(tree: Mapping[str, Entry], recipe: Programs) -> Tree:
+    """Return what the recipe takes of a package, where the guest has it: /usr/sbin is a link to /usr/bin there."""
+    taken = select(tree, recipe.keep, recipe.drop)
+    return {path.replace("usr/sbin/", "usr/bin/", 1): entry for path, entry in taken.items()}
 
 
 def check_libraries(tree: Mapping[str, Entry]) -> None:

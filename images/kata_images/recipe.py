@@ -81,6 +81,16 @@ class Busybox:
 
 
 @dataclass(frozen=True)
+class Programs:
+    """Packages of programs, which of their files to take, and links (path to target) that Debian makes at install."""
+
+    packages: Names = ()
+    keep: Names = ()
+    drop: Names = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BuildRoot:
     """Packages of the root in which C is compiled, with what they depend on."""
 
@@ -108,6 +118,7 @@ class Recipe:
     crun: Crun
     busybox: Busybox
     buildroot: BuildRoot
+    programs: Programs = field(default_factory=Programs)
     files: Mapping[str, ExtraFile] = field(default_factory=dict)
     folder: Path = Path()
 

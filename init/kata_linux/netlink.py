@@ -27,6 +27,7 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
 _SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -56,9 +57,7 @@ class Netlink:
         """`timeout_s` bounds the wait for each answer; then requests raise `TimeoutError`."""
         self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, family)
         self._number = 0
-        seconds, fraction = divmod(timeout_s, 1)
-        interval = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
-        self._socket.setsockopt(_socket.SOL_SOCKET, _SO_RCVTIMEO, interval)
+        self._set_timeout(timeout_s)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
 
@@ -82,6 +81,27 @@ class Netlink:
             if not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in answers):
                 return [(found, body) for found, _, body in answers]
         raise Refused(errno.EINTR, f"the dump changed {_DUMP_ATTEMPTS} times while it was read")
+
+    def join(self, group: int) -> None:
+        """Have the kernel's messages to a multicast group sent here, too."""
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+    def wait_message(self, timeout_s: float) -> bool:
+        """Wait for a message, and drop it; False when none came. Messages that were lost count, too."""
+        self._set_timeout(timeout_s)
+        try:
+            self._receive()
+        except TimeoutError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        return True
+
+    def _set_timeout(self, timeout_s: float) -> None:
+        microseconds = max(int(timeout_s * 1_000_000), 1)  # 0 would be no limit
+        interval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
+        self._socket.setsockopt(_socket.SOL_SOCKET, _SO_RCVTIMEO, interval)
 
     def _send(self, kind: int, flags: int, payload: bytes) -> None:
         self._number += 1

@@ -143,6 +143,8 @@ def test_what_pid_1_needs_before_it_can_mount_is_there(tree: Tree) -> None:
     for path in ("usr/bin/kata-init", "usr/bin/kata-agent", "usr/bin/crun", "usr/bin/busybox"):
         assert tree[path].mode == 0o100755
     assert tree["usr/bin/modprobe"].read() == b"busybox"
+    assert tree["usr/bin/ip6tables-restore"].read() == b"xtables-legacy-multi"
+    assert "usr/bin/xtables-legacy-multi" in tree
     assert tree["etc/machine-id"].read() == b""
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from kata_images.cpio import Entry, file, folder, link
 from kata_images.errors import ImageError
-from kata_images.layers import base_layer, busybox_layer, check_libraries, select
+from kata_images.layers import base_layer, busybox_layer, check_libraries, program_files, select
 from kata_images.manifest import Layer, format_table, is_current, make_manifest
 from kata_images.pattern import matches
-from kata_images.recipe import Busybox, read_recipe
+from kata_images.recipe import Busybox, Programs, read_recipe
 from kata_images.wheels import parse_requirements
 from kata_testing.repository import ROOT
 
@@ -57,6 +57,15 @@ def test_the_base_has_a_launcher_for_pid_1_that_starts_isolated() -> None:
     assert tree["init"] == link("usr/bin/kata-init")
     assert tree["dev/console"].device == (5, 1)
     assert tree["tmp"].mode == 0o041777
+
+
+def test_programs_lie_where_the_guest_has_them_and_nothing_else_is_taken() -> None:
+    tree = {
+        name: file(b"", 0o755)
+        for name in ("usr/sbin/tool", "usr/lib/libtool.so.1", "usr/lib/b.so", "usr/share/doc")
+    }
+    recipe = Programs(("tool",), ("usr/sbin/*", "usr/lib/**"), ("**/b.so",))
+    assert sorted(program_files(tree, recipe)) == ["usr/bin/tool", "usr/lib/libtool.so.1"]
 
 
 def test_an_applet_is_a_link_to_busybox(tmp_path: Path) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from kata_agent.errors import NotFound
 from kata_agent.network.apply import apply, telling
 from kata_agent.network.observe import observe_interface
 from kata_agent.network.ops import describe as describe_operation
-from kata_agent.network.plan import plan_interface, plan_neighbours, plan_routes
+from kata_agent.network.plan import Observation, plan_interface, plan_neighbours, plan_routes
 from kata_agent.network.value import AF_INET, AF_INET6
 from kata_linux.record import Record
 from kata_linux.rtmessage import Address, Link, Route
-from kata_linux.rtnetlink import RouteNetlink
+from kata_linux.rtnetlink import LinkMonitor, RouteNetlink
 
 if TYPE_CHECKING:
     from kata_agent.log import Log
@@ -46,9 +48,18 @@ class Routes(Record):
 class Network:
     """One per agent; it keeps nothing between calls, so the kernel's state is the only one."""
 
-    def __init__(self, worker: Worker, log: Log, *, sysfs: str = "/sys", procfs: str = "/proc") -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        log: Log,
+        hotplug_timeout_s: float,
+        *,
+        sysfs: str = "/sys",
+        procfs: str = "/proc",
+    ) -> None:
         self._worker = worker
         self._log = log
+        self._hotplug_timeout_s = hotplug_timeout_s
         self._sysfs = sysfs
         self._procfs = procfs
         self._turn = asyncio.Lock()
@@ -78,8 +89,22 @@ class Network:
 
     def _update_interface(self, wanted: WantedInterface) -> None:
         with telling("update interface"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:
-            seen = observe_interface(netlink, self._sysfs, self._procfs, wanted.device_path)
+            seen = self._observe(netlink, wanted.device_path)
             self._apply(plan_interface(wanted, seen), netlink)
+
+    def _observe(self, netlink: RouteNetlink, device_path: str) -> Observation:
+        """Look; with a PCI path wait for the interface, which the host may have plugged in just now."""
+        if not device_path:
+            return observe_interface(netlink, self._sysfs, self._procfs, "")
+        deadline = monotonic() + self._hotplug_timeout_s
+        with LinkMonitor() as monitor:  # before the first look, so that nothing comes unseen between the two
+            while True:
+                try:
+                    return observe_interface(netlink, self._sysfs, self._procfs, device_path)
+                except NotFound as error:
+                    left = deadline - monotonic()
+                    if left <= 0 or not monitor.wait(left):
+                        raise NotFound(f"{error}; waited {self._hotplug_timeout_s:g} s for it") from error
 
     def _update_routes(self, wanted: Sequence[WantedRoute]) -> Routes:
         with telling("update routes"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:

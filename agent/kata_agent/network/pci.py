@@ -1,7 +1,7 @@
 """The network interfaces of the device at a PCI path, through sysfs.
 
 Follows: Kata's agent 3.21, "Address syntaxes", "PCI path -> sysfs", "Network device hotplug wait": a path is a list of
-slots (`SS` or `SS.F`, hexadecimal) from the root bus down. Waiting for a device to come is not done here.
+slots (`SS` or `SS.F`, hexadecimal) from the root bus down. Who waits for a device looks again.
 """
 
 from __future__ import annotations
