@@ -71,7 +71,9 @@ def test_each_verb_shows_its_part_for_people_and_for_programs(tmp_path: Path) ->
             (event, *_) = await lines(agent, "events", "--since", "00000000.1")
             assert event["gap"]["reason"].startswith("the history of that cursor is gone")
             assert "INVALID_ARGUMENT: cursor 'x'" in await tool(agent, "events", "--since", "x", status=1)
-            assert "there is no such container" in await tool(agent, "why", "nobody", status=1)
+            told = await tool(agent, "why", "nobody", status=1)
+            assert "there is no such container" in told
+            assert "kata-agent-ctl: hint: `kata-agent-ctl ps` lists containers" in told
 
     run_async(body())
 
@@ -90,6 +92,9 @@ def test_followed_events_go_on_over_the_agents_death(tmp_path: Path) -> None:
             seen += [json.loads(await process.stdout.readline()) for _ in range(2)]
             assert [event["sequence"] for event in seen] == [1, 2, 3, 4]
             assert seen[2]["restart"]["reason"] == "signal 9"
+            boot = (await tool(agent, "boot")).splitlines()
+            assert boot[1].startswith("pid1 start")
+            assert "agent: life 2, the one before ended by signal 9" in boot
             assert seen[3]["exit"]["code"] == 6
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from kata_host.cli.commands import boot, connect, events, examples, exits, generate, ps, run, vm
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import Interrupted, interruptible
+from kata_host.error_detail import find_detail
 from kata_host.vm.base import VmError
 from kata_host.vm.process import ChildFailed
 from kata_host.vm.state import StateError
@@ -79,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exc.status
     except (VmError, StateError, ChildFailed, StatusError, OSError) as exc:
         print(f"{prefix}: {exc}", file=sys.stderr)
+        detail = find_detail(exc) if isinstance(exc, StatusError) else None
+        if detail is not None and detail.hint:
+            print(f"{PROGRAM}: hint: {detail.hint}", file=sys.stderr)
         return EXIT_FAILURE
     return status
 

@@ -14,12 +14,10 @@ from kata_host.vm.state import list_descriptions
 DIAL_TIMEOUT_S = 10.0
 
 
-def add_target_options(parser: argparse.ArgumentParser) -> None:
+def add_target_options(parser: argparse.ArgumentParser, default: str = "the only one there is") -> None:
     """The two ways to name an agent, and `--json`."""
     parser.add_argument("--server-address", metavar="URI", help="where the agent listens")
-    parser.add_argument(
-        "--vm", metavar="NAME", help="a machine of `vm start` (default: the only one there is)"
-    )
+    parser.add_argument("--vm", metavar="NAME", help=f"a machine of `vm start` (default: {default})")
     parser.add_argument("--json", action="store_true", help="print JSON, one line for each thing")
 
 
