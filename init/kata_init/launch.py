@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
 
+OOM_SCORE_ADJ = "-997"
+"""Kata's agent has the same. PID 1 needs none: the kernel never chooses it."""
 EXIT_FAILED = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -52,8 +54,21 @@ def _run_child(entry: str, words: tuple[str, ...], end: _socket.socket, mask: by
     signalfd.restore(mask)
     _close_others(end.fileno())
     prctl.set_name("kata-agent")
+    _protect()
     sys.argv = ["kata-agent", *words]
     return load_entry(entry)(AgentChannel(end)) or 0
+
+
+def _protect() -> None:
+    """The last choice of the out-of-memory killer. Containers' processes are given a value of their own, 0 if none.
+
+    Lowering it takes CAP_SYS_RESOURCE, which PID 1 of a machine has and root of a test's namespaces may lack.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(OOM_SCORE_ADJ)
+    except PermissionError as error:
+        write_stderr(f"kata-init: the agent is not protected from the out-of-memory killer: {error}")
 
 
 def _close_others(kept: int) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 
 from kata_agent.cgroups.oom import Account
 from kata_agent.containers.container import Container
+from kata_agent.errors import AgentError
 
 FILE = "state.json"
+VERSION = 1
+"""Of the state file and of the names in PID 1's store. An agent that does not know it must not guess: it ends."""
 
 
 def save(container: Container, work: str) -> None:
@@ -19,6 +22,7 @@ def save(container: Container, work: str) -> None:
     import json  # not needed by an idle agent
 
     fields: dict[str, Any] = {
+        "version": VERSION,
         "id": container.id,
         "state": container.state,
         "cgroup": container.cgroup,
@@ -56,6 +60,10 @@ def load(work: str) -> Container | None:
             fields = json.load(file)
     except FileNotFoundError:
         return None
+    if fields.get("version") != VERSION:
+        raise AgentError(
+            f"{work}/{FILE} has version {fields.get('version')}, this agent knows {VERSION} only"
+        )
     container = Container(fields["id"])
     container.state = fields["state"]
     container.cgroup = fields["cgroup"]
