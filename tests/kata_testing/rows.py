@@ -22,6 +22,11 @@ def check_rows(
     assert here | set(elsewhere) | set(later) == set(range(1, count + 1))
     assert not here & set(later), "what is tested is not for later"
     for place in elsewhere.values():
-        file, _, test = place.partition("::")
-        assert re.search(rf"def {test}\(", (ROOT / file).read_text(encoding="utf-8")), f"{place} is not there"
+        check_place(place)
     assert all(later.values())
+
+
+def check_place(place: str) -> None:
+    """`FILE::NAME` is a test that exists."""
+    file, _, test = place.partition("::")
+    assert re.search(rf"def {test}\(", (ROOT / file).read_text(encoding="utf-8")), f"{place} is not there"
