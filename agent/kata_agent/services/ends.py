@@ -65,10 +65,19 @@ def summarize(end: pb.Exit | None, state: str, signals: Sequence[Signalled], fai
     name = _name(end.signal)
     if end.oom:
         return f"the kernel killed it ({name}): no memory was left within its limit, or in the guest"
-    asked = [s for s in signals if s.signal == end.signal and s.time_ns <= end.time_ns]
+    asked = [s for s in signals if _may_have_caused(s, end)]
+    if asked and asked[-1].signal != end.signal:
+        return f"{name} ended it, in place of the SIGTERM that the host had sent ({asked[-1].method}): it ignores that"
     if asked:
         return f"{name} ended it, which the host had sent ({asked[-1].method})"
     return f"{name} ended it, which the host had not sent: it, another process or the removal did"
+
+
+def _may_have_caused(sent: Signalled, end: pb.Exit) -> bool:
+    """Whether this signal went to the first process, or to all, before its end. SIGTERM may have become SIGKILL."""
+    if sent.exec_id not in ("", sent.container_id) or sent.time_ns > end.time_ns:
+        return False
+    return sent.signal == end.signal or (sent.signal, end.signal) == (signal.SIGTERM, signal.SIGKILL)
 
 
 def _name(number: int) -> str:
