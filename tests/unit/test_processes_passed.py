@@ -1,0 +1,142 @@
+"""Connections for streams: who may connect, how many wait, for how long, and what happens to those nobody takes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+
+import pytest
+
+from kata_agent.log import Log
+from kata_agent.processes import passed
+from kata_agent.processes.passed import PassedConnections, port_of
+from kata_testing.wire import run_async
+
+_names = itertools.count()
+
+
+class Keeper:
+    """PID 1's store, by name."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+
+    def store(self, name, fds):
+        self.held[name] = os.fstat(fds[0]).st_ino
+
+    def discard(self, name):
+        self.held.pop(name, None)
+
+
+class Place:
+    """A listener with what it needs, and peers."""
+
+    def __init__(self) -> None:
+        self.name = f"\0kata-passed-{os.getpid()}-{next(_names)}"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.name)
+        listener.listen(16)
+        self.keeper = Keeper()
+        self.passed = PassedConnections(listener, self.keeper, Log(os.open(os.devnull, os.O_WRONLY)), {})
+        self.peers: list[socket.socket] = []
+
+    def connect(self, port: int | None) -> socket.socket:
+        peer = socket.socket(socket.AF_UNIX)
+        self.peers.append(peer)
+        if port is not None:
+            peer.bind(f"{self.name}-peer:{port}")
+        peer.connect(self.name)
+        peer.setblocking(False)
+        return peer
+
+    async def ended(self, peer: socket.socket) -> bool:
+        return await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+
+    def end(self) -> None:
+        self.passed.close()
+        for peer in self.peers:
+            peer.close()
+
+
+def with_place(body):
+    async def scenario() -> None:
+        place = Place()
+        try:
+            await body(place)
+        finally:
+            place.end()
+
+    run_async(scenario())
+
+
+def test_a_port_is_the_hosts_alone_on_vsock_and_in_the_bound_name_on_unix():
+    assert port_of((2, 5001)) == 5001
+    assert port_of((1, 5001)) == port_of((3, 5001)) == 0, "a process of the guest must not pose as the host"
+    assert port_of(b"\0anything:77") == 77
+    assert port_of("") == port_of(b"\0nothing") == port_of("/path:77") == 0
+
+
+def test_a_call_that_comes_first_waits_for_its_connections():
+    async def body(place):
+        async with asyncio.TaskGroup() as group:
+            taking = group.create_task(place.passed.take((7, 0, 9)))
+            await asyncio.sleep(0)
+            place.connect(9)
+            place.connect(7)
+        first, second, third = taking.result()
+        assert (first is None, second is None, third is None) == (False, True, False)
+        assert sorted(place.keeper.held) == ["passed/7", "passed/9"], "kept until they are kept elsewhere"
+        place.passed.forget((7, 0, 9))
+        assert not place.keeper.held
+        first.close()
+        third.close()
+
+    with_place(body)
+
+
+def test_the_oldest_goes_when_too_many_wait(monkeypatch):
+    monkeypatch.setattr(passed, "LIMIT", 2)
+
+    async def body(place):
+        oldest = place.connect(1)
+        place.connect(2)
+        place.connect(3)
+        assert await place.ended(oldest)
+        assert sorted(place.keeper.held) == ["passed/2", "passed/3"]
+
+    with_place(body)
+
+
+def test_a_connection_that_nobody_asks_for_is_closed_in_time(monkeypatch):
+    monkeypatch.setattr(passed, "UNCLAIMED_S", 0.01)
+
+    async def body(place):
+        assert await place.ended(place.connect(1))
+        assert not place.keeper.held
+
+    with_place(body)
+
+
+def test_a_peer_without_a_port_is_refused():
+    async def body(place):
+        assert await place.ended(place.connect(None))
+
+    with_place(body)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_one_that_does_not_come_is_absent(monkeypatch, late):
+    monkeypatch.setattr(passed, "TAKE_S", 0.01)
+
+    async def body(place):
+        assert await place.passed.take((1, 2)) == [None, None]
+        if late:  # it comes after all: it waits for a call that asks again
+            place.connect(1)
+            monkeypatch.setattr(passed, "TAKE_S", 10)
+            (found,) = await place.passed.take((1,))
+            assert found is not None
+            found.close()
+
+    with_place(body)
