@@ -23,10 +23,12 @@ from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.streams import Process
 from kata_host.vm.base import GUEST_SHARE
 from kata_protocols.gen import agent_pb2 as pb
+from kata_testing.loop import make_image
 from kata_testing.repository import BUILD, VENV_BIN
 
 TOOL = str(VENV_BIN / "kata-agent-ctl")
 BOOT_TIMEOUT_S = 120.0
+DISK_BYTES = 64 << 20
 ROOT = f"{GUEST_SHARE}busybox"
 
 
@@ -64,6 +66,8 @@ class Guest:
     console: Path
     share: Path
     vm_dir: Path
+    disk: Path
+    qmp: Path
 
     @asynccontextmanager
     async def connect(self, *, reconnect: bool = False) -> AsyncIterator[Sandbox]:
@@ -80,14 +84,17 @@ def boot_guest(folder: Path) -> Iterator[Guest]:
     for name in ("guest-proc", "share"):
         (share / "busybox" / name).mkdir()
     vm_dir = folder / "vms"
+    disk = folder / "disk"
+    make_image(disk, DISK_BYTES, "mkfs.ext4", "-q")
     # Level 5 lets the kernel's warnings through to the console, where each test looks for them.
     start = ("vm", "start", "--name", "shared", "--json", "--share", str(share), "--kernel-arg", "loglevel=5")
-    done = run_tool(*start, vm_dir=vm_dir)
+    done = run_tool(*start, "--disk", str(disk), vm_dir=vm_dir)
     if done.returncode != 0:
         raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")
     described = json.loads(done.stdout)
     try:
-        yield Guest(described["address"], Path(described["console"]), share, vm_dir)
+        console, qmp = Path(described["console"]), Path(described["qmp"])
+        yield Guest(described["address"], console, share, vm_dir, disk, qmp)
     finally:
         run_tool("vm", "stop", "--all", vm_dir=vm_dir, timeout_s=30)
 

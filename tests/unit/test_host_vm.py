@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -52,6 +53,30 @@ def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:
     (words,) = words_after(plan(VmConfig(GUEST, kernel_args=("loglevel=5", "agent.log=debug"))), "-append")
     assert words.endswith("kata.doorbell=1700 loglevel=5 agent.log=debug")
     assert "panic=-1" in words.split()
+
+
+def test_each_disk_is_a_raw_image_that_can_be_found_again() -> None:
+    command = plan(VmConfig(GUEST, disks=(Path("/d/a,b"), Path("/d/c"))))
+    assert [json.loads(word) for word in words_after(command, "-blockdev")] == [
+        {"driver": "raw", "node-name": "disk0", "file": {"driver": "file", "filename": "/d/a,b"}},
+        {"driver": "raw", "node-name": "disk1", "file": {"driver": "file", "filename": "/d/c"}},
+    ]
+    devices = [word for word in words_after(command, "-device") if "blk" in word]
+    assert devices == ["virtio-blk-pci,drive=disk0,serial=disk0", "virtio-blk-pci,drive=disk1,serial=disk1"]
+    assert "-blockdev" not in plan(VmConfig(GUEST))
+
+
+def test_disk_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    guest = GuestFiles(tmp_path / "vmlinuz", tmp_path / "initrd")
+    guest.kernel.touch()
+    guest.initrd.touch()
+
+    async def boot() -> None:
+        with pytest.raises(VmError, match=r"/none: no disk image there that may be read and written"):
+            async with launch(VmConfig(guest, program="true", disks=(Path("/none"),))):
+                raise AssertionError("it started")
+
+    run(boot())
 
 
 def test_a_share_is_a_device_and_without_one_there_is_none() -> None:

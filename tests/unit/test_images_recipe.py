@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
 def test_the_projects_recipe_is_read() -> None:
     recipe = read_recipe(DEFAULT)
     assert recipe.image.suite == "trixie"
-    assert recipe.kernel.boot == ("vmw_vsock_virtio_transport", "virtio_net")
+    assert recipe.kernel.boot == ("vmw_vsock_virtio_transport", "virtio_blk", "virtio_net")
     assert "overlay" in recipe.kernel.modules["storage"]
     assert recipe.files["etc/machine-id"] == ExtraFile(text="", source="", mode=0o644)
     assert recipe.folder == DEFAULT.parent

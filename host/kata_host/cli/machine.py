@@ -39,6 +39,13 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--guest-dir", metavar="DIR", help="folder of vmlinuz and initrd.img (default build/guest)"
     )
     group.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a raw image as the guest's next disk, /dev/vda first",
+    )
+    group.add_argument(
         "--kernel-arg", action="append", default=[], metavar="WORD", help="more kernel command line"
     )
     group.add_argument(
@@ -55,6 +62,7 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         cpus=options.cpus,
         memory_mib=options.memory,
         share=share,
+        disks=tuple(Path(disk) for disk in options.disk),
         kernel_args=tuple(options.kernel_arg),
         boot_timeout_s=options.timeout,
         accelerator=forced,

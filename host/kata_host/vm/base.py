@@ -45,13 +45,17 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class VmConfig:
-    """One machine. `share` is the host folder that the guest mounts by virtiofs under `SHARE_TAG`."""
+    """One machine. `share` is the host folder that the guest mounts by virtiofs under `SHARE_TAG`.
+
+    `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
+    """
 
     guest: GuestFiles
     name: str | None = None
     cpus: int = 2
     memory_mib: int = 512
     share: Path | None = None
+    disks: tuple[Path, ...] = ()
     kernel_args: tuple[str, ...] = ()
     boot_timeout_s: float = 120.0
     accelerator: Accelerator | None = None

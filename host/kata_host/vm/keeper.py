@@ -38,6 +38,7 @@ def load_config(text: str) -> VmConfig:
         share=Path(share) if share else None,
         accelerator=Accelerator(**accelerator) if accelerator else None,
         kernel_args=tuple(data.pop("kernel_args")),
+        disks=tuple(Path(disk) for disk in data.pop("disks")),
         **data,
     )
 

@@ -8,6 +8,7 @@ reference.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -75,6 +76,13 @@ def plan_command(
             "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
             "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
         ]  # fmt: skip
+    for number, disk in enumerate(config.disks):
+        name = f"disk{number}"
+        file = {"driver": "file", "filename": str(disk)}
+        command += [
+            "-blockdev", json.dumps({"driver": "raw", "node-name": name, "file": file}),
+            "-device", f"virtio-blk-pci,drive={name},serial={name}",
+        ]  # fmt: skip
     for port in range(_ROOT_PORTS):
         command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
     return command
@@ -111,6 +119,7 @@ class QemuVm:
             "accelerator_reason": self.accelerator.reason,
             "vsock": self.vsock_kind,
             "share": str(self.config.share) if self.config.share else None,
+            "disks": [str(disk) for disk in self.config.disks],
             "cpus": self.config.cpus,
             "memory_mib": self.config.memory_mib,
         }
@@ -191,7 +200,8 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
     `timeline` may be given by a caller that wants to hear of the steps as they happen.
     """
     _check(config)
-    config = replace(config, share=config.share and config.share.absolute())
+    disks = tuple(disk.absolute() for disk in config.disks)
+    config = replace(config, share=config.share and config.share.absolute(), disks=disks)
     timeline = timeline or Timeline()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(open_state(config.name))
@@ -262,3 +272,6 @@ def _check(config: VmConfig) -> None:
             raise VmError(f"{path}: no guest there; build one with `kata-image build` or `scripts/run`")
     if config.share is not None and not config.share.is_dir():
         raise VmError(f"{config.share}: the folder to share does not exist")
+    for disk in config.disks:
+        if not os.access(disk, os.R_OK | os.W_OK):
+            raise VmError(f"{disk}: no disk image there that may be read and written")
