@@ -12,8 +12,16 @@ from kata_agent.errors import AgentError, InvalidRequest, NotFound, NotSupported
 SHARED = spec.Shared(ipc_path="/run/ns/ipc", uts_path="/run/ns/uts")
 
 
-def rewrite(shared=SHARED, **changes):
+def rewrite_as_given(shared=SHARED, **changes):
     return spec.rewrite({"root": {"path": "/r"}, **changes}, "/b/rootfs", "/cg", shared)
+
+
+def rewrite(shared=SHARED, **changes):
+    """With the mount namespace that every container needs."""
+    if "linux" in changes:
+        given = changes["linux"].get("namespaces", [])
+        changes["linux"] = {**changes["linux"], "namespaces": [*given, {"type": "mount"}]}
+    return rewrite_as_given(shared, **changes)
 
 
 def kinds(*names):
@@ -85,6 +93,7 @@ def test_the_host_name_is_the_sandboxes():
     [
         ({"hostname": "h", "linux": kinds("mnt")}, "no uts namespace"),
         ({"linux": {"maskedPaths": ["/x"], **kinds("uts")}}, "maskedPaths are given, but"),
+        ({"linux": kinds("uts", "pid", "ipc")}, "the spec has no mount namespace"),
         ({"linux": {"maskedPaths": ["x"], **kinds("mnt")}}, "maskedPaths 'x' must be absolute"),
         ({"linux": {"readonlyPaths": ["/a/../b"], **kinds("mnt")}}, "without `..`"),
         ({"linux": kinds("user")}, "at least one uid and one gid mapping"),
@@ -104,7 +113,7 @@ def test_the_host_name_is_the_sandboxes():
 )
 def test_a_contradiction_is_refused_by_name(changes, text):
     with pytest.raises(InvalidRequest) as caught:
-        rewrite(**changes)
+        rewrite_as_given(**changes)
     assert text in str(caught.value)
 
 

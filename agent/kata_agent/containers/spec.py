@@ -151,6 +151,9 @@ def validate(spec: Spec, linux: Spec, kinds: set[str]) -> None:
         _validate_mount(mount)
     for device in linux.get("devices") or []:
         _validate_device(device)
+    if "mount" not in kinds:
+        # Its root would be a chroot in the agent's own mount namespace, which it could leave.
+        raise InvalidRequest("the spec has no mount namespace: add one to linux.namespaces")
 
 
 def _validate_user_namespace(linux: Spec, kinds: set[str]) -> None:
