@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -119,3 +121,29 @@ def test_two_readers_follow_the_same_output(tmp_path):
                 assert [task.result() for task in readers] == [expected] * 2
 
     run_async(body())
+
+
+def test_the_tool_prints_what_is_kept_as_often_as_asked(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await agent.run("sh", "-c", "read go; seq 1000; echo wrong >&2")
+
+            async def logs(*arguments: str) -> tuple[bytes, bytes]:
+                command = (sys.executable, "-m", "kata_host.cli.main", "logs", *arguments, container)
+                tool = await asyncio.create_subprocess_exec(
+                    *command, "--server-address", f"unix://{agent.address.path}",
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )  # fmt: skip
+                return await tool.communicate()
+
+            refused = await logs()
+            assert refused[0] == b""
+            assert b"no session" in refused[1]
+            assert await logs("--keep") == (b"", b"")
+            await agent.call("WriteStdin", container_id=container, data=b"\n")
+            expected = b"".join(b"%d\n" % n for n in range(1, 1001))
+            assert await logs("--follow") == (expected, b"")
+            assert await logs("--since", "3000") == (expected[3000:], b"")
+            assert await logs("--stderr") == (b"wrong\n", b"")
+
+    run_async(body(), 60)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kata_host.cli.commands import boot, connect, events, examples, exits, generate, ps, run, vm
+from kata_host.cli.commands import boot, connect, events, examples, exits, generate, logs, ps, run, vm
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import Interrupted, interruptible
 from kata_host.error_detail import find_detail
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-l", "--log-level", choices=LOG_LEVELS, default="info", help="how much `connect` logs (default info)"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for command in (run, vm, connect, events, ps, exits, boot, generate, examples):
+    for command in (run, vm, connect, events, ps, exits, logs, boot, generate, examples):
         command.add_parser(verbs)
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=None)
