@@ -56,6 +56,34 @@ def send_raw(end: control._End, data: bytes, fds: tuple[int, ...] = ()) -> None:
     raw.close()
 
 
+def test_a_question_goes_out_at_once_and_its_answer_comes_back(pair: Pair) -> None:
+    assert pair.init.ping(123, 456)
+    assert pair.agent.receive() == [control.Ping(123, 456)]
+    pair.agent.alive(789)
+    assert pair.init.receive() == [control.Alive(789)]
+
+
+def test_a_question_that_nobody_reads_is_given_up(pair: Pair) -> None:
+    while pair.init.ping(1, 1):
+        pass
+    pair.agent.close()
+    assert not pair.init.ping(1, 1)
+
+
+def test_the_life_follows_the_boot(pair: Pair) -> None:
+    ours, theirs = control.open_pair()
+    init = InitChannel(ours, pair.ledger, pair.store, (("pid1 up", 1),), control.Life(3, "signal 9"))
+    agent = AgentChannel(theirs)
+    init.pump()
+    assert agent.receive() == [
+        control.Boot((("pid1 up", 1),)),
+        control.Life(3, "signal 9"),
+        control.Synced(),
+    ]
+    init.close()
+    agent.close()
+
+
 def test_a_start_tells_boot_then_stored_then_exits_then_synced(pair: Pair) -> None:
     read_end, write_end = os.pipe()
     pair.store.put("stdio", (read_end, write_end))
