@@ -144,9 +144,9 @@ def test_bug_07_directories_are_masked_a_missing_cwd_is_made_and_bind_targets_ke
 def test_bug_08_a_process_without_a_terminal_has_a_session_of_its_own(tmp_path):
     async def body():
         async with native_agent(tmp_path) as agent:
-            script = "cut -d' ' -f6,7 /proc/$$/stat; echo $$; sleep 1000"
+            script = "echo $(cut -d' ' -f6,7 /proc/$$/stat) $$; sleep 1000"  # in one write
             container = await agent.run("sh", "-c", script)
-            assert await agent.read(container) == b"1 0\n1\n"  # session 1 is its own, there is no terminal
+            assert await agent.read(container) == b"1 0 1\n"  # session 1 is its own, there is no terminal
             await agent.exec(
                 container,
                 "e",
