@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 
 import pytest
@@ -11,11 +12,19 @@ import pytest
 from kata_host.client import is_end_of_stream
 from kata_host.sandbox import make_id
 from kata_host.spec import ProcessPlan, plan_process
+from kata_host.vm.base import GUEST_SHARE
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
-from kata_testing.guest import Guest, plan, read_all, run_container
+from kata_testing.guest import ROOT, Guest, plan, read_all, run_container
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
+
+HOOK_STATES = {
+    "Prestart": "created",
+    "CreateContainer": "created",
+    "Poststart": "running",
+    "Poststop": "stopped",
+}
 
 
 def test_output_errors_and_exit_status_pass_through(guest: Guest) -> None:
@@ -142,3 +151,23 @@ def test_a_removed_container_is_gone_and_its_id_is_free_again(guest: Guest) -> N
                 await container.start()
 
     asyncio.run(run())
+
+
+def test_hooks_run_in_the_guest_and_a_failing_one_fails_no_call(guest: Guest) -> None:
+    def hook(kind: str) -> dict[str, object]:
+        script = f"cat > {GUEST_SHARE}hook-{kind}; exit 3"
+        return {"Path": f"{ROOT}/bin/busybox", "Args": ["sh", "-c", script]}
+
+    async def run() -> int:
+        async with guest.connect() as sandbox:
+            spec = plan("true")
+            spec["Hooks"] = {
+                kind: [hook(kind)] for kind in ("Prestart", "CreateContainer", "Poststart", "Poststop")
+            }
+            async with sandbox.container(spec) as container:
+                await container.start()
+                return await container.wait(30)
+
+    assert asyncio.run(run()) == 0
+    states = {kind: json.loads((guest.share / f"hook-{kind}").read_text())["status"] for kind in HOOK_STATES}
+    assert states == HOOK_STATES
