@@ -1,4 +1,5 @@
-"""Figures from inside a booted guest of two CPUs: boot, memory idle and after twenty containers, creates at once.
+"""Figures from inside a booted guest of two CPUs: boot, memory idle, with a network, after twenty
+containers, creates at once.
 
 Memory is read by a container that sees the guest's /proc: `smaps_rollup` of PID 1 and of the agent. So the agent is not
 quite idle when its idle memory is read: it has made the one container that reads.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from kata_bench import container
 from kata_bench.native import ROOT, check
@@ -15,8 +17,8 @@ from kata_bench.result import Effort, Result, median_result
 from kata_bench.rollup import Memory, parse_rollup
 from kata_bench.wire import AGENT, Client, connect
 from kata_host.vm.base import GuestFiles, VmConfig
-from kata_host.vm.qemu import launch
-from kata_protocols.gen import agent_pb2
+from kata_host.vm.qemu import QemuVm, launch
+from kata_protocols.gen import agent_pb2, types_pb2
 from kata_protocols.gen.empty_pb2 import Empty
 
 _GUEST = ROOT / "build" / "guest"
@@ -24,6 +26,7 @@ _VSOCK = ROOT / "build" / "tools" / "vhost-device-vsock"
 _CALL_TIMEOUT_S = 120.0
 _AT_ONCE = 8
 _USED = 20
+_INTERFACES = 2
 # The guest has no root for containers but its own: busybox and its applets are there.
 _ROOTFS = "/"
 _READ = (
@@ -46,15 +49,31 @@ def read_memory(client: Client, name: str) -> Memory:
     return parse_rollup(text)
 
 
-def measure_memory(client: Client, effort: Effort) -> list[Result]:
-    """The four memory figures in MB."""
+def set_up_network(client: Client, paths: list[str]) -> None:
+    """What a host asks for before it creates its sandbox: each interface by its PCI path, and a default route."""
+    for number, path in enumerate(paths):
+        address = types_pb2.IPAddress(address=f"10.2.{number}.15", mask="24")
+        other = types_pb2.IPAddress(address=f"fd00:{number + 1}::15", mask="64", family=types_pb2.v6)
+        wanted = types_pb2.Interface(name=f"net{number}", devicePath=path, IPAddresses=[address, other])
+        update = agent_pb2.UpdateInterfaceRequest(interface=wanted)
+        client.call(AGENT, "UpdateInterface", update, types_pb2.Interface)
+    routes = agent_pb2.Routes(Routes=[types_pb2.Route(gateway="10.2.0.2", device="net0")])
+    client.call(AGENT, "UpdateRoutes", agent_pb2.UpdateRoutesRequest(routes=routes), agent_pb2.Routes)
+
+
+def measure_memory(client: Client, effort: Effort, paths: list[str]) -> list[Result]:
+    """The memory figures in MB; `paths` are the PCI paths of the network devices."""
     idle = read_memory(client, "reader0")
+    set_up_network(client, paths)
+    networked = read_memory(client, "reader-networked")
     for number in range(effort.pick(_USED, 2)):
         container.run_to_end(client, container.make_request(f"use{number}", _ROOTFS, ["true"]))
     used = read_memory(client, "reader1")
     return [
         Result("idle-proportional", idle.proportional_mb, note="with the one container that reads it"),
         Result("idle-anonymous", idle.anonymous_mb),
+        Result("networked-proportional", networked.proportional_mb, note="with that container, too"),
+        Result("networked-anonymous", networked.anonymous_mb),
         Result("used-proportional", used.proportional_mb),
         Result("used-anonymous", used.anonymous_mb),
     ]
@@ -111,12 +130,12 @@ def end_all(client: Client, names: list[str]) -> None:
         container.kill(client, name)
 
 
-def measure_through(address: str, effort: Effort) -> list[Result]:
+def measure_through(address: str, effort: Effort, paths: list[str]) -> list[Result]:
     """Everything that is measured by calls, in a guest that is ready; blocks."""
     with Client(connect(address, _CALL_TIMEOUT_S)) as client:
         check(client)
         container.create_sandbox(client)
-        return [*measure_memory(client, effort), *measure_at_once(client, effort)]
+        return [*measure_memory(client, effort, paths), *measure_at_once(client, effort)]
 
 
 async def measure_in_vm(effort: Effort) -> list[Result]:
@@ -133,7 +152,19 @@ async def measure_in_vm(effort: Effort) -> list[Result]:
         boot = Result(
             "vm-boot", time.perf_counter() - begin, note=f"{vm.accelerator.name}: {vm.accelerator.reason}"
         )
-        return [boot, *await asyncio.to_thread(measure_through, vm.address, effort)]
+        paths = [await plug_interface(vm, number) for number in range(_INTERFACES)]
+        return [boot, *await asyncio.to_thread(measure_through, vm.address, effort, paths)]
+
+
+async def plug_interface(vm: QemuVm, number: int) -> str:
+    """Plug in a virtio-net device with a user network of its own; its PCI path."""
+    backend = {"type": "user", "id": f"net{number}", "net": f"10.2.{number}.0/24"}
+    await vm.execute("netdev_add", {**backend, "ipv6-prefix": f"fd00:{number + 1}::"})
+    device = {"driver": "virtio-net-pci", "netdev": f"net{number}", "id": f"nic{number}"}
+    await vm.execute("device_add", {**device, "bus": f"rp{number}"})
+    buses: Any = await vm.execute("query-pci")
+    slot = next(item["slot"] for item in buses[0]["devices"] if item["qdev_id"] == f"rp{number}")
+    return f"{slot:02x}/00"
 
 
 def measure_guest(effort: Effort) -> list[Result]:
