@@ -249,3 +249,19 @@ def test_a_container_removed_under_an_answer_ends_it(stand):
 def test_reading_nothing_is_refused(stand):
     with pytest.raises(InvalidRequest, match="len is 0"):
         stand.adopt().read(0)
+
+
+def test_what_is_owed_outlives_the_process_and_its_pipe(stand):
+    os.write(stand.sink, b"owed")
+    output = stand.adopt()
+    reply = output.read(100)
+    assert isinstance(reply, ExactRead)
+    reply.fill(HEAD)
+    reply.finished(delivered=False)  # the connection was lost
+    os.close(stand.sink)
+    stand.sink = os.dup(stand.source)  # what the stand closes at the end
+    output.process_ended()
+    assert output.fd >= 0, "the stream was closed over what it owes"
+    again = output.read(100)
+    assert isinstance(again, ExactRead)
+    assert (again.length, again.take()) == (4, b"owed")
