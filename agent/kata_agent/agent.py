@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
+STORAGES_DIRECTORY = f"{RUN_DIRECTORY}/storages"
 CRUN = "/usr/bin/crun"
 CGROUP_ROOT = "/sys/fs/cgroup"
 KERNEL_CALLS_AT_ONCE = 16
@@ -93,9 +94,10 @@ class Agent:
     @cached_property
     def storages(self) -> Storages:
         """Mounts made for the sandbox and its containers."""
+        from kata_agent.mounts.storage.journal import Journal
         from kata_agent.mounts.storage.registry import Storages
 
-        return Storages(self.worker, self.log)
+        return Storages(self.worker, self.log, Journal(STORAGES_DIRECTORY if self.supervised else None))
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -243,6 +245,7 @@ class Agent:
                 self.events.emit("restarted", life=self.life.number, reason=self.life.last_end)
             self.sandbox.adopt()
             await self.containers.adopt()
+            await self.storages.sweep()
 
     def _tell_kill(self, kill: Kill) -> None:
         limit = kill.limit or "none: the guest itself has no memory left"
