@@ -29,11 +29,23 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def guest(short_folder: Path) -> Iterator[Guest]:
-    """A booted machine with its sandbox created."""
+def booted(short_folder: Path) -> Iterator[tuple[Guest, str]]:
+    """A booted machine with its sandbox created, and its console up to there."""
     with boot_guest(short_folder) as guest:
         asyncio.run(_create_sandbox(guest))
-        yield guest
+        yield guest, guest.console.read_text(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def guest(booted: tuple[Guest, str]) -> Guest:
+    """The machine."""
+    return booted[0]
+
+
+@pytest.fixture(scope="session")
+def boot_console(booted: tuple[Guest, str]) -> str:
+    """What the machine had said when it was ready."""
+    return booted[1]
 
 
 async def _create_sandbox(guest: Guest) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FOLDERS = ("/usr/sbin", "/sbin")
 WAIT_FOR_LOCK = ("--wait", "5")
 DEADLINE_S = 30.0
+KILL_DEADLINE_S = 5.0
 OUTPUT_LIMIT_BYTES = 4 << 20  # more does not fit into an answer
 ERRORS_LIMIT_BYTES = 4096
 
@@ -82,6 +83,8 @@ async def run(exits: ExitBook, command: list[str], data: bytes) -> Outcome:
                 entry = await exits.wait_exit(child.pid, child.start_time)
         except BaseException as error:
             os.kill(child.pid, signal.SIGKILL)  # not reaped yet: its exit would have been recorded here
+            async with asyncio.timeout(KILL_DEADLINE_S):
+                await exits.wait_exit(child.pid, child.start_time)
             if isinstance(error, TimeoutError):
                 raise TimedOut(f"{' '.join(command)}: not done in {DEADLINE_S:.0f} s, killed") from None
             raise

@@ -29,6 +29,7 @@ from kata_host.vm.qemu import QemuVm, launch
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 
+_END_TIMEOUT_S = 10.0  # for killing and removing the container; who pressed Ctrl-C twice waits no longer
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 STREAM_KERNEL_ARG = f"agent.passfd_listener_port={STREAM_PORT}"
 
@@ -183,7 +184,11 @@ async def _created(
     try:
         yield container
     finally:
-        await end_container(container)
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                await end_container(container)
+        except TimeoutError:
+            pass  # a guest that answers no more: its machine is stopped next, and the container with it
 
 
 async def _drive(container: Container, streams: _Streams) -> int:
