@@ -247,6 +247,23 @@ def test_a_storage_mounted_as_the_root_is_left_to_its_owner(tmp_path, supervised
     run_async(body())
 
 
+def test_an_empty_root_folder_that_a_killed_agent_left_is_no_root(tmp_path, supervised):
+    async def body():
+        async with native_agent(tmp_path, supervised=supervised) as agent:
+            container = fresh_id()
+            await agent.call(
+                "CopyFile",
+                path=f"/run/kata-containers/{container}/rootfs",
+                file_mode=0o040755,
+                dir_mode=0o755,
+            )
+            await agent.create(container, "true")
+            await agent.call("StartContainer", container_id=container)
+            assert await agent.wait(container) == 0
+
+    run_async(body())
+
+
 def test_a_root_behind_a_link_is_refused(tmp_path, supervised):
     async def body():
         async with native_agent(tmp_path, supervised=supervised) as agent:

@@ -26,12 +26,15 @@ def check_root(path: str) -> None:
 
 
 def make(bundle: str, root: str) -> bool:
-    """Make the folder and bind `root` at its `rootfs`; False when a storage made that folder already."""
+    """Make the folder and bind `root` at its `rootfs`; False when a storage made that folder already.
+
+    An empty folder there is what an agent that was killed has left, unless it is the root that is asked for.
+    """
     rootfs = f"{bundle}/rootfs"
-    if os.path.isdir(rootfs):
+    if os.path.isdir(rootfs) and (os.path.normpath(root) == rootfs or os.listdir(rootfs)):
         return False
     check_root(root)
-    os.makedirs(rootfs, 0o755)
+    os.makedirs(rootfs, 0o755, exist_ok=True)
     mount.bind(root, rootfs)
     return True
 
