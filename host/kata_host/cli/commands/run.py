@@ -62,6 +62,13 @@ _EPILOG = """examples:
 Ctrl-C goes to the command (status 130 if that ends it); a second one ends everything."""
 
 
+def parse_variable(text: str) -> str:
+    """One variable of the command's environment. Pure."""
+    if not text.partition("=")[0] or "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: write KEY=VALUE")
+    return text
+
+
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The verb's command line."""
     parser = verbs.add_parser(
@@ -76,7 +83,15 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--stdio", choices=("rpc", "vsock"), default="rpc",
         help="how the streams travel: by calls (default), or on vsock connections of their own",
     )  # fmt: skip
-    parser.add_argument("--env", "-e", action="append", default=[], metavar="KEY=VALUE", help="environment")
+    parser.add_argument(
+        "--env",
+        "-e",
+        action="append",
+        type=parse_variable,
+        default=[],
+        metavar="KEY=VALUE",
+        help="environment",
+    )
     parser.add_argument("--cwd", default="/", metavar="DIR", help="where the command starts (default /)")
     parser.add_argument("--read-write", action="store_true", help="let it change the root file system")
     parser.add_argument(

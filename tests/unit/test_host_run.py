@@ -1,0 +1,20 @@
+"""`kata-agent-ctl run`: what its options take."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from kata_host.cli.commands.run import parse_variable
+
+
+@pytest.mark.parametrize("text", ["A=b", "A=", "A=b=c"])
+def test_a_variable_is_taken_as_it_is(text: str) -> None:
+    assert parse_variable(text) == text
+
+
+@pytest.mark.parametrize("text", ["NOEQ", "=b", ""])
+def test_a_variable_without_a_name_or_a_value_is_refused_and_not_dropped(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="write KEY=VALUE"):
+        parse_variable(text)
