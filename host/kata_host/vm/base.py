@@ -26,6 +26,10 @@ class BootFailed(VmError):
     """The machine did not get as far as an agent that answers; the text has the console's and the VMM's last lines."""
 
 
+class EmulatorFault(BootFailed):
+    """The same, and by its looks the emulator's doing: the next boot will be another."""
+
+
 @dataclass(frozen=True)
 class GuestFiles:
     """What a build made: kernel, initrd, and the vsock device program for hosts without vhost-vsock."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from kata_host.vm.base import BootFailed, Vm
+from kata_host.vm.again import is_emulator_fault
+from kata_host.vm.base import BootFailed, EmulatorFault, Vm
 from kata_host.vm.console import find_panic, read_console
 from kata_host.vm.process import Child, read_tail
 
@@ -33,7 +34,8 @@ def describe_boot_failure(vm: Vm, vmm_log: Path, reason: str) -> BootFailed:
     said = f"the console's last lines were:\n{console}" if console else "the console stayed empty"
     seen = vm.timeline.stamps[-1].event if vm.timeline.stamps else "nothing"
     vmm = "" if "qemu" in reason else read_tail(vmm_log, _VMM_LINES)
-    return BootFailed(
+    kind = EmulatorFault if is_emulator_fault(vm.accelerator.name, reason, vm.timeline) else BootFailed
+    return kind(
         f"the guest did not boot: {reason} (last seen: {seen}, running under {vm.accelerator.name}: "
         f"{vm.accelerator.reason}); {said}" + (f"\nqemu said:\n{vmm}" if vmm else "")
     )

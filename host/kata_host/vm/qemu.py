@@ -20,6 +20,7 @@ from pathlib import Path
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
+from kata_host.vm.again import boot_with_second_try
 from kata_host.vm.base import SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
 from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
@@ -204,33 +205,41 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
     config = replace(config, share=config.share and config.share.absolute(), disks=disks)
     timeline = timeline or Timeline()
     async with AsyncExitStack() as stack:
-        state = stack.enter_context(open_state(config.name))
-        accelerator = config.accelerator or await choose_accelerator(
-            config.program, config.guest.kernel, make_private(state.path.parent)
+        vm, helpers = await boot_with_second_try(
+            lambda attempt: _boot(config, timeline, attempt), stack, timeline
         )
-        timeline.mark("accelerator chosen", accelerator.name)
-        vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
-        helpers = [vsock.child] if vsock.child else []
-        if config.share is not None:
-            share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
-            helpers.append(await stack.enter_async_context(share))
-        bell, port = vsock.open_listener()
-        stack.enter_context(bell)
-        vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
-        try:
-            async with asyncio.timeout(config.boot_timeout_s):
-                await _start(vm, stack, vsock, port)
-                assert vm.child is not None  # noqa: S101 - set by _start
-                await run_while_alive(_wait_ready(vm, bell, vsock.cid), vm.child, *helpers)
-        except TimeoutError:
-            late = f"the agent was not ready within {config.boot_timeout_s:g} s"
-            raise describe_boot_failure(vm, vm.folder / QEMU_LOG, late) from None
-        except ChildFailed as exc:
-            cause = await find_cause(vm.child, vm.console, exc)
-            raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
-        state.describe(vm.describe())
         async with vm.ending_with(*helpers):
             yield vm
+
+
+async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> tuple[QemuVm, list[Child]]:
+    """One boot, up to an agent that is ready: the machine, and the processes that it cannot do without."""
+    state = stack.enter_context(open_state(config.name))
+    accelerator = config.accelerator or await choose_accelerator(
+        config.program, config.guest.kernel, make_private(state.path.parent)
+    )
+    timeline.mark("accelerator chosen", accelerator.name)
+    vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
+    helpers = [vsock.child] if vsock.child else []
+    if config.share is not None:
+        share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
+        helpers.append(await stack.enter_async_context(share))
+    bell, port = vsock.open_listener()
+    stack.enter_context(bell)
+    vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
+    try:
+        async with asyncio.timeout(config.boot_timeout_s):
+            await _start(vm, stack, vsock, port)
+            assert vm.child is not None  # noqa: S101 - set by _start
+            await run_while_alive(_wait_ready(vm, bell, vsock.cid), vm.child, *helpers)
+    except TimeoutError:
+        late = f"the agent was not ready within {config.boot_timeout_s:g} s"
+        raise describe_boot_failure(vm, vm.folder / QEMU_LOG, late) from None
+    except ChildFailed as exc:
+        cause = await find_cause(vm.child, vm.console, exc)
+        raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
+    state.describe(vm.describe())
+    return vm, helpers
 
 
 async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:
