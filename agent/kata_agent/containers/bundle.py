@@ -50,10 +50,15 @@ def unmount(bundle: str) -> None:
 
 def write_config(bundle: str, spec: dict[str, Any]) -> None:
     """Write the spec that crun reads."""
+    write_json(f"{bundle}/config.json", spec)
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write a file that crun reads: a spec, a process, new resources."""
     import json  # not needed by an idle agent
 
-    with open(f"{bundle}/config.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(spec))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value))
 
 
 def remove(bundle: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kata_agent.cgroups import apply, plan, stats
-from kata_agent.containers import cgroup, resources, state
+from kata_agent.containers import bundle, cgroup, resources, state
 from kata_agent.containers.crun import Place
 from kata_agent.errors import TimedOut, WrongState
 from kata_linux import cgroupfs
@@ -110,17 +110,10 @@ class Controls:
     async def _update_devices(self, container: Container, rules: list[dict[str, Any]]) -> None:
         """crun replaces the program that it attached at create, in one step (BPF_F_REPLACE)."""
         place = Place(self._settings.work(container.id), "update")
-        _write_json(place.file("json"), {"devices": rules})
+        bundle.write_json(place.file("json"), {"devices": rules})
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             await self._crun.update(container.id, place, (null, null, null))
         finally:
             os.close(null)
             os.unlink(place.file("json"))
-
-
-def _write_json(path: str, value: dict[str, Any]) -> None:
-    import json  # not needed by an idle agent
-
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value))

@@ -90,7 +90,7 @@ class Launcher:
         place = Place(self._settings.work(container.id), f"exec{process.number}")
         undo.push("kill the process", lambda: self._remover.kill(process))
         _resolve_user(spec, f"/proc/{container.init.pid}/root")
-        _write_json(place.file("json"), spec)
+        bundle.write_json(place.file("json"), spec)
 
         async def launch(stdio: Stdio, console: str) -> Started:
             score = spec["oomScoreAdj"]
@@ -178,10 +178,3 @@ def _resolve_user(process: dict[str, Any], root: str) -> None:
     names = process.pop(user.KEY, None)
     if names:
         process["user"] = user.resolve(user.Names(*names), process["user"], root)
-
-
-def _write_json(path: str, value: dict[str, Any]) -> None:
-    import json  # not needed by an idle agent
-
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value))
