@@ -56,3 +56,15 @@ def test_lost_events_are_told():
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+def test_a_folder_s_events_have_names(fd, tmp_path):
+    watch = inotify.add_watch(fd, str(tmp_path), inotify.IN_CREATE | inotify.IN_MOVED_TO)
+    (tmp_path / "one").symlink_to("x")
+    (tmp_path / "one").rename(tmp_path / "other")
+    events, lost = inotify.read_events(fd)
+    assert events == [
+        inotify.Event(watch, inotify.IN_CREATE, "one"),
+        inotify.Event(watch, inotify.IN_MOVED_TO, "other"),
+    ]
+    assert not lost
