@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from kata_agent.durations import Durations
 from kata_agent.life import Life
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kata_agent.events import EventHub
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
+    from kata_agent.metrics.collect import Collector
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.network.network import Network
     from kata_agent.processes.exits import ExitBook
@@ -70,6 +72,7 @@ class Agent:
         self.supervised = supervised
         self.stopping = stopping or asyncio.Event()
         self.life = life or Life()
+        self.durations = Durations()
         self.destroyed = False
         self._group = group
         self._exits = exits
@@ -148,6 +151,16 @@ class Agent:
         from kata_agent.trail import Trail
 
         return Trail()
+
+    @cached_property
+    def metrics(self) -> Collector:
+        """Figures for `GetMetrics`."""
+        from kata_agent.metrics.collect import Collector
+
+        def reasons() -> dict[str, int]:
+            return self.containers.exit_reasons if self._has("containers") else {}
+
+        return Collector(self.log, self.durations, self.life, reasons)
 
     @cached_property
     def containers(self) -> ObservedContainers:

@@ -63,7 +63,7 @@ METHODS: dict[str, dict[str, str | None]] = {
         "AddARPNeighbors": "network",
         "GetIPTables": "network",
         "SetIPTables": "network",
-        "GetMetrics": None,
+        "GetMetrics": "metrics",
         "MemAgentMemcgSet": None,
         "MemAgentCompactSet": None,
         "CreateSandbox": "sandbox",
@@ -160,6 +160,7 @@ class Dispatcher(Router):
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
         agent = self._agent
+        durations = agent.durations
 
         def wrapped(request: Any, call: Call) -> Any:
             started = time.monotonic_ns()
@@ -171,6 +172,7 @@ class Dispatcher(Router):
                 return self._finish(service, method, request, result, started)
             if isinstance(result, AsyncGeneratorType):
                 return self._relay(service, method, request, result, started)
+            durations.note(method, time.monotonic_ns() - started)
             return result
 
         return wrapped
@@ -192,6 +194,7 @@ class Dispatcher(Router):
             answer = await work
         except Exception as error:  # the one place that maps every error
             raise self._answer(service, method, request, error, started) from error
+        self._agent.durations.note(method, time.monotonic_ns() - started)
         if method in CHANGES:
             fields = {"container-id": request.container_id, "duration-us": elapsed_us(started)}
             if method == "ExecProcess":
@@ -205,6 +208,9 @@ class Dispatcher(Router):
         code, text = errors.wire_status(method, cause)
         if service == SANDBOX and isinstance(cause, errors.AgentError):
             code = cause.code  # our own service hides nothing behind INTERNAL
+        self._agent.durations.note(method, time.monotonic_ns() - started)
+        if not isinstance(cause, errors.EndOfOutput):
+            self._agent.durations.note_failure(method, code.name)
         fields: dict[str, object] = {
             "method": method,
             "status": code.name,

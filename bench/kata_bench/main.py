@@ -46,6 +46,7 @@ MEASUREMENTS = {
     "pipelined": Measurement("native", "pipelined", "measure_pipelined"),
     "cycle": Measurement("native", "cycle", "measure_cycle"),
     "stats": Measurement("native", "stats", "measure_stats"),
+    "metrics": Measurement("native", "metrics", "measure_metrics"),
     "stdout": Measurement("native", "stdout", "measure_stdout"),
     "stdout-own": Measurement("native", "stdout_own", "measure_stdout_own"),
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),

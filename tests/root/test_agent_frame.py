@@ -124,8 +124,8 @@ def test_files_of_others_and_the_machine_s_names_stay_as_they_are(tmp_path: Path
 
 def test_what_is_not_built_and_what_does_not_exist_have_their_own_answers(tmp_path: Path) -> None:
     with start_agent(tmp_path) as agent, agent.connect() as connection:
-        with pytest.raises(CallError, match=r"NOT_FOUND: /grpc.AgentService/GetMetrics is not supported"):
-            connection.call("GetMetrics")
+        with pytest.raises(CallError, match=r"NOT_FOUND: /grpc.AgentService/SetPolicy is not supported"):
+            connection.call("SetPolicy")
         with pytest.raises(CallError, match="INTERNAL: Invalid container id"):
             connection.call("StartContainer", container_id="nobody")
 

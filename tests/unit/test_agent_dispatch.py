@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kata_agent import dispatch, errors
+from kata_agent.durations import Durations
 from kata_agent.events import EventHub
 from kata_agent.log import Log
 from kata_protocols import services
@@ -57,6 +58,7 @@ class FakeAgent:
         self.containers = FakeContainers(answer)
         self.noted: list[tuple[str, str, str]] = []
         self.events = EventHub()
+        self.durations = Durations()
 
     def note_failure(self, container_id: str, method: str, text: str) -> None:
         self.noted.append((container_id, method, text))

@@ -39,6 +39,8 @@ class ObservedContainers(Containers):
         self._starting: set[str] = set()
         self._oom_told: dict[str, int] = {}
         self._known: set[tuple[str, str, str]] = set()
+        self.exit_reasons = dict.fromkeys(("succeeded", "failed", "signaled", "oom"), 0)
+        """Ends of processes that were told of in this life of the agent."""
 
     # The life cycle
 
@@ -123,6 +125,7 @@ class ObservedContainers(Containers):
         if entry.signal == SIGKILL and self._take_oom_kill(container):
             how["oom"] = 1
         fields = {"pid": entry.pid, **how}
+        self.exit_reasons[_reason(how)] += 1
         self._hub.emit(events.EXITED, container.id, exec_id, time_ns=entry.time_ns, **fields)
 
     def _take_oom_kill(self, container: Container) -> bool:
@@ -175,3 +178,9 @@ class ObservedContainers(Containers):
 
     def _directory(self, container: Container) -> str:
         return self._settings.cgroup_root + container.cgroup
+
+
+def _reason(how: dict[str, object]) -> str:
+    if "code" in how:
+        return "failed" if how["code"] else "succeeded"
+    return "oom" if "oom" in how else "signaled"

@@ -1,0 +1,1 @@
+"""What `GetMetrics` tells: figures of the agent and of the guest, in Prometheus' text format."""
