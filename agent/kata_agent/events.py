@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kata_linux.record import Record
+from kata_linux.write import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,7 +190,7 @@ class EventHub:
         fresh = f"{self._path}.new"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND, 0o600)
         try:
-            _write_all(fd, b"".join(map(_frame, (header, *self._ring))))
+            write_all(fd, b"".join(map(_frame, (header, *self._ring))))
             os.rename(fresh, self._path)
         except BaseException:
             os.close(fd)
@@ -199,7 +200,7 @@ class EventHub:
         self._written = len(self._ring)
 
     def _append(self, line: bytes) -> None:
-        _write_all(self._fd, _frame(line))
+        write_all(self._fd, _frame(line))
         self._written += 1
         if self._written > 2 * self._limit:
             self._rewrite()
@@ -248,9 +249,3 @@ def _split(data: bytes) -> Iterator[bytes]:
             return
         yield data[start:end]
         at = end
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -14,15 +14,7 @@ import time
 # The C half of the standard library's json, without the 0.2 MB of its pure Python half.
 from _json import encode_basestring_ascii as _quote
 
-LEVELS = ("trace", "debug", "info", "warn", "error", "critical")
-_NAMES = {
-    "trace": "TRCE",
-    "debug": "DEBG",
-    "info": "INFO",
-    "warn": "WARN",
-    "error": "ERRO",
-    "critical": "CRIT",
-}
+from kata_protocols.log_record import LEVELS, ORDER, timestamp
 
 # A write of at most PIPE_BUF to a pipe is whole, and does not block once the pipe polls writable.
 LINE_LIMIT_BYTES = select.PIPE_BUF
@@ -35,7 +27,7 @@ class Log:
     def __init__(self, fd: int = 1, level: str = "info") -> None:
         fd = _reopen_terminal(fd)
         self._fd = fd
-        self._threshold = LEVELS.index(level)
+        self._threshold = ORDER.index(level)
         self._dropped = 0
         self._is_cut = False
         self._poll = select.poll()
@@ -43,7 +35,7 @@ class Log:
 
     def set_level(self, level: str) -> None:
         """Records below `level` are not written from now on."""
-        self._threshold = LEVELS.index(level)
+        self._threshold = ORDER.index(level)
 
     def debug(self, subsystem: str, message: str, **fields: object) -> None:
         """Write a record that helps to find a defect."""
@@ -63,7 +55,7 @@ class Log:
 
     def write(self, level: str, subsystem: str, message: str, **fields: object) -> None:
         """Write one record, or count it as dropped when the reader is behind or gone."""
-        if LEVELS.index(level) < self._threshold:
+        if ORDER.index(level) < self._threshold:
             return
         if self._dropped:
             fields["dropped-records"] = self._dropped
@@ -89,7 +81,7 @@ def render(
     """One record as a line of at most `LINE_LIMIT_BYTES`. Later fields win over the fixed ones."""
     record = {
         "msg": message,
-        "level": _NAMES[level],
+        "level": LEVELS[level],
         "ts": timestamp(time_ns),
         "version": "0.1.0",
         "subsystem": subsystem,
@@ -119,12 +111,6 @@ def _reopen_terminal(fd: int) -> int:
         return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return fd  # a console that cannot be opened again may block, which is better than no log and no agent
-
-
-def timestamp(time_ns: int) -> str:
-    """RFC 3339 in UTC with nanoseconds."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
 def _shorten(value: str, limit: int) -> str:

@@ -253,9 +253,8 @@ def start(
             *("unshare", "--fork", "--pid", "--kill-child=SIGKILL", sys.executable, "-c"),
             *("from kata_init.main import main; main()", f"kata.log={log}", *words),
         ]
-    with open(
-        log, "ab"
-    ) as output:  # PID 1 appends to the same file: written at an offset, lines would be lost
+    # PID 1 appends to the same file: written at an offset, lines would be lost
+    with open(log, "ab") as output:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stderr=output, stdout=output
         )

@@ -49,7 +49,7 @@ kata_init kata_init.exits
 kata_linux kata_linux.procfs kata_linux.record
 kata_protocols kata_protocols.aio kata_protocols.aio.calls kata_protocols.aio.connection kata_protocols.aio.reply
 kata_protocols.aio.router kata_protocols.aio.server kata_protocols.aio.sniff kata_protocols.aio.transport
-kata_protocols.gen kata_protocols.gen.health_pb2 kata_protocols.gen.ttrpc_pb2
+kata_protocols.gen kata_protocols.gen.health_pb2 kata_protocols.gen.ttrpc_pb2 kata_protocols.log_record
 kata_protocols.messages kata_protocols.services kata_protocols.status
 kata_protocols.ttrpc kata_protocols.ttrpc.connection kata_protocols.ttrpc.envelope kata_protocols.ttrpc.errors
 kata_protocols.ttrpc.events kata_protocols.ttrpc.frame kata_protocols.ttrpc.state

@@ -46,7 +46,7 @@ def test_what_is_left_out_gets_the_defaults():
 
 
 def test_ipc_and_uts_are_the_sandboxes_whatever_the_host_says():
-    linux = {"namespaces": [{"type": "ipc", "path": "/host/ipc"}, {"type": "uts"}, {"type": "mnt"}]}
+    linux = {"namespaces": [{"type": "ipc", "path": "/host/ipc"}, {"type": "uts"}, {"type": "mount"}]}
     planned = {entry["type"]: entry.get("path") for entry in rewrite(linux=linux)["linux"]["namespaces"]}
     assert planned == {"ipc": "/run/ns/ipc", "uts": "/run/ns/uts", "mount": None, "pid": None, "cgroup": None}
     alone = {e["type"]: e.get("path") for e in rewrite(spec.Shared(), linux=linux)["linux"]["namespaces"]}
@@ -54,9 +54,9 @@ def test_ipc_and_uts_are_the_sandboxes_whatever_the_host_says():
 
 
 def test_a_network_namespace_is_joined_by_its_path_and_never_made():
-    joined = {"namespaces": [{"type": "net", "path": "/run/netns/x"}]}
+    joined = {"namespaces": [{"type": "network", "path": "/run/netns/x"}]}
     assert {"type": "network", "path": "/run/netns/x"} in rewrite(linux=joined)["linux"]["namespaces"]
-    assert "network" not in {e["type"] for e in rewrite(linux=kinds("net", "network"))["linux"]["namespaces"]}
+    assert "network" not in {e["type"] for e in rewrite(linux=kinds("network"))["linux"]["namespaces"]}
 
 
 def test_of_two_pid_entries_the_first_decides():
@@ -66,7 +66,7 @@ def test_of_two_pid_entries_the_first_decides():
 
 
 def test_a_shared_pid_namespace_is_joined():
-    planned = rewrite(SHARED._replace(pid_path="/proc/7/ns/pid"), linux=kinds("mnt"))["linux"]["namespaces"]
+    planned = rewrite(SHARED._replace(pid_path="/proc/7/ns/pid"), linux=kinds("mount"))["linux"]["namespaces"]
     assert {"type": "pid", "path": "/proc/7/ns/pid"} in planned
 
 
@@ -91,17 +91,19 @@ def test_the_host_name_is_the_sandboxes():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"hostname": "h", "linux": kinds("mnt")}, "no uts namespace"),
+        ({"hostname": "h", "linux": kinds("mount")}, "no uts namespace"),
         ({"linux": {"maskedPaths": ["/x"], **kinds("uts")}}, "maskedPaths are given, but"),
         ({"linux": kinds("uts", "pid", "ipc")}, "the spec has no mount namespace"),
-        ({"linux": {"maskedPaths": ["x"], **kinds("mnt")}}, "maskedPaths 'x' must be absolute"),
-        ({"linux": {"readonlyPaths": ["/a/../b"], **kinds("mnt")}}, "without `..`"),
+        ({"linux": {"maskedPaths": ["x"], **kinds("mount")}}, "maskedPaths 'x' must be absolute"),
+        ({"linux": {"readonlyPaths": ["/a/../b"], **kinds("mount")}}, "without `..`"),
         ({"linux": kinds("user")}, "at least one uid and one gid mapping"),
-        ({"linux": {"uidMappings": [{"size": 1}], **kinds("mnt")}}, "no user namespace"),
-        ({"linux": kinds("madeup")}, "namespace type 'madeup' is unknown"),
+        ({"linux": {"uidMappings": [{"size": 1}], **kinds("mount")}}, "no user namespace"),
         ({"linux": {"sysctl": {"kernel.hostname": "x"}}}, "sysctl kernel.hostname is not one"),
-        ({"linux": {"sysctl": {"kernel.shmmax": "1"}, **kinds("mnt")}}, "sysctl kernel.shmmax needs an ipc"),
-        ({"linux": {"sysctl": {"fs.mqueue.x": "1"}, **kinds("mnt")}}, "needs an ipc"),
+        (
+            {"linux": {"sysctl": {"kernel.shmmax": "1"}, **kinds("mount")}},
+            "sysctl kernel.shmmax needs an ipc",
+        ),
+        ({"linux": {"sysctl": {"fs.mqueue.x": "1"}, **kinds("mount")}}, "needs an ipc"),
         ({"mounts": [{"destination": "etc"}]}, "mount destination 'etc' must be absolute"),
         ({"mounts": [{"destination": "/proc/sys", "type": "bind"}]}, "nothing may be bound there"),
         ({"mounts": [{"destination": "/proc/keys", "options": ["rbind"]}]}, "nothing may be bound there"),

@@ -23,6 +23,7 @@ from kata_agent import tree
 from kata_agent.errors import InvalidRequest
 from kata_linux import openat2
 from kata_linux.record import Record
+from kata_linux.write import write_all
 
 if TYPE_CHECKING:
     from kata_agent.worker import Worker
@@ -145,7 +146,7 @@ def write_file(parent: int, name: str, piece: Piece) -> None:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "write piece: not a regular file", piece.path)
-        _write_all(fd, piece.data, piece.offset)
+        write_all(fd, piece.data, piece.offset)
         if os.fstat(fd).st_size < piece.size:
             return
         try:
@@ -189,14 +190,6 @@ def _give(fd: int, piece: Piece, mode: int) -> None:
     """Owner before mode: a change of owner takes the set-user-id bits away."""
     os.fchown(fd, piece.uid, piece.gid)
     os.fchmod(fd, stat.S_IMODE(mode))
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    left = memoryview(data)
-    while left:
-        count = os.pwrite(fd, left, offset)
-        left = left[count:]
-        offset += count
 
 
 def _is_directory(parent: int, name: str) -> bool:

@@ -13,6 +13,7 @@ import struct
 
 from kata_agent.errors import InvalidRequest
 from kata_linux._libc import fail
+from kata_linux.write import write_all
 
 DEVICE = "/dev/random"
 RNDADDTOENTCNT = 0x40045201
@@ -26,18 +27,12 @@ def reseed(data: bytes) -> None:
         raise InvalidRequest("reseed: no data")
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _write_all(fd, data)
+        write_all(fd, data)
         # Kata's agent credits the number of bytes, which the kernel takes for bits: an eighth of what was given.
         _ioctl(fd, RNDADDTOENTCNT, "credit entropy", struct.pack("=i", len(data) * BITS_PER_BYTE))
         _ioctl(fd, RNDRESEEDCRNG, "reseed")
     finally:
         os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
 
 
 def _ioctl(fd: int, request: int, operation: str, argument: bytes = b"") -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kata_agent.errors import AgentError, Exhausted, NotFound, TimedOut
 from kata_agent.processes.spawn import spawn
 from kata_linux.record import Record
+from kata_linux.write import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,7 @@ async def run(exits: ExitBook, command: list[str], data: bytes) -> Outcome:
     fds: list[int] = []
     try:
         fds.extend(os.memfd_create(f"{command[0]}:{what}") for what in ("input", "output", "errors"))
-        _write_all(fds[0], data)
+        write_all(fds[0], data, 0)  # its position stays at the begin, where the program reads
         child = spawn(command, (fds[0], fds[1], fds[2]))
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -92,13 +93,6 @@ async def run(exits: ExitBook, command: list[str], data: bytes) -> Outcome:
     finally:
         for fd in fds:
             os.close(fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
-    os.lseek(fd, 0, os.SEEK_SET)
 
 
 def _read_output(program: str, fd: int) -> bytes:
