@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,8 @@ import pytest
 from kata_host.cli import stdio
 from kata_host.cli.commands import connect as connect_command
 from kata_host.cli.errors import CliError
-from kata_host.cli.main import build_parser, main
+from kata_host.cli.main import main
+from kata_host.cli.program import build_parser
 from kata_host.connect import connect
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import health_pb2
@@ -226,3 +231,37 @@ def test_a_files_end_and_a_pipes_end_are_read_as_empty(tmp_path: Path) -> None:
             return [await stdio.read_ready(file.fileno(), 10), await stdio.read_ready(file.fileno(), 10)]
 
     assert run(read()) == [b"abc", b""]
+
+
+def test_a_ctrl_c_while_the_program_is_loaded_ends_it_by_the_signal_without_a_trace() -> None:
+    script = """
+import os, signal, sys, types
+program = types.ModuleType("kata_host.cli.program")
+program.run = lambda argv: os.kill(os.getpid(), signal.SIGINT)  # as it would come in the middle of an import
+import kata_host.cli
+sys.modules["kata_host.cli.program"] = kata_host.cli.program = program
+from kata_host.cli.main import main
+main([])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_the_entry_point_loads_nothing_of_the_program_before_that_holds() -> None:
+    script = "import sys, kata_host.cli.main; print(*(n for n in sys.modules if n.startswith('kata_')))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["kata_host", "kata_host.cli", "kata_host.cli.main"]
+
+
+def test_a_vmms_socket_that_is_not_there_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    assert main(["connect", "--server-address", f"hvsock://{tmp_path}/none:1024", "-c", "Check"]) == 1
+    assert main(["ps", "--server-address", f"hvsock://{tmp_path}/none:1024"]) == 1
+    assert time.monotonic() - began < 3.0, "it was waited for"
+    assert capsys.readouterr().err.count("No such file or directory; is an agent running there?") == 2

@@ -1,4 +1,4 @@
-"""Entry point of `kata-agent-ctl`: the parser, the event loop, signals, and how errors are shown.
+"""The program `kata-agent-ctl`: the parser, the event loop, signals, and how errors are shown.
 
 Every verb is a coroutine that returns the exit status. A signal cancels it, so that its context managers take
 down what it started; the status is then 128 + the signal's number.
@@ -9,20 +9,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from kata_host.cli.commands import boot, connect, events, examples, exits, generate, logs, ps, run, vm
+from kata_host.cli.commands import boot, connect, events, examples, exits, generate, logs, ps, vm
+from kata_host.cli.commands import run as run_command
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import Interrupted, interruptible
 from kata_host.error_detail import find_detail
 from kata_host.vm.base import VmError
 from kata_host.vm.process import ChildFailed
 from kata_host.vm.state import StateError
+from kata_protocols.log_record import LEVELS
 from kata_protocols.status import StatusError
 
 PROGRAM = "kata-agent-ctl"
-LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "critical")
 
 _EPILOG = """examples:
   kata-agent-ctl run -- sh -c 'uname -a; exit 7'      boot a VM, run a command in a container, exit with 7
@@ -47,17 +49,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} 0.1.0")
     parser.add_argument(
-        "-l", "--log-level", choices=LOG_LEVELS, default="info", help="how much `connect` logs (default info)"
+        "-l", "--log-level", choices=LEVELS, default="info", help="how much `connect` logs (default info)"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for command in (run, vm, connect, events, ps, exits, logs, boot, generate, examples):
+    for command in (run_command, vm, connect, events, ps, exits, logs, boot, generate, examples):
         command.add_parser(verbs)
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=None)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = asyncio.run(interruptible(options.run, options))
     except Interrupted as exc:
         return 128 + exc.number
+    except KeyboardInterrupt:  # once more, when everything has been taken down
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at exit
         return EXIT_FAILURE
@@ -85,7 +89,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{PROGRAM}: hint: {detail.hint}", file=sys.stderr)
         return EXIT_FAILURE
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from kata_host.cli.errors import CliError
 from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
 from kata_host.vm.state import list_descriptions
+from kata_protocols.aio.address import Address, VsockAddress, parse_address
 
 DIAL_TIMEOUT_S = 10.0
 
@@ -39,12 +41,20 @@ def find_address(options: argparse.Namespace) -> str:
     return next(iter(running.values()))
 
 
+def patience(address: Address, limit_s: float) -> float:
+    """Seconds to go on dialling. A VMM makes its socket file before the guest starts: without one nobody will come."""
+    if isinstance(address, VsockAddress) or address.path.startswith("\0"):
+        return limit_s
+    return limit_s if os.path.exists(address.path) else 0
+
+
 @asynccontextmanager
 async def open_service(options: argparse.Namespace) -> AsyncIterator[SandboxService]:
     """A connection to the agent that the command line names."""
     address = find_address(options)
     try:
-        client = await open_caller(address, timeout_s=DIAL_TIMEOUT_S)
+        target = parse_address(address)
+        client = await open_caller(target, timeout_s=patience(target, DIAL_TIMEOUT_S))
     except ValueError as error:
         raise CliError(str(error), status=2) from None
     except OSError as error:

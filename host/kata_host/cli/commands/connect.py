@@ -25,6 +25,7 @@ from kata_host.cli.notation import (
 from kata_host.cli.records import Records, render
 from kata_host.cli.requests import API_COMMANDS, Session, build_requests, find_rpc
 from kata_host.cli.stdio import read_ready
+from kata_host.cli.target import patience
 from kata_host.client import RPCS, AgentClient
 from kata_host.connect import as_hybrid, connect
 from kata_host.message_json import JsonMismatch, dump_message
@@ -186,7 +187,7 @@ async def run(options: argparse.Namespace) -> int:
 async def _dial(target: Address | str) -> AgentClient:
     """A plain unix socket is tried once: whoever serves it is there or not. A guest may still be booting."""
     address = parse_address(target) if isinstance(target, str) else target
-    timeout_s = 0 if isinstance(address, UnixAddress) else DIAL_TIMEOUT_S
+    timeout_s = 0 if isinstance(address, UnixAddress) else patience(address, DIAL_TIMEOUT_S)
     try:
         return await connect(address, timeout_s)
     except OSError as exc:
