@@ -89,7 +89,8 @@ def _run_alone(path: str | None) -> int:
     try:
         reading = read_settings(path)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"kata-agent: settings: {error}\n")
+        why = error.strerror if isinstance(error, OSError) else error
+        sys.stderr.write(f"kata-agent: settings of {path or CMDLINE}: {why}\n")
         return 1
     prepare_process()
     from kata_agent import serve

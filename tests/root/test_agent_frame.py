@@ -36,12 +36,6 @@ def test_unknown_argument_is_told_with_the_usage() -> None:
     assert "usage: kata-agent" in done.stderr
 
 
-def test_settings_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    done = run("-c", str(tmp_path / "absent"))
-    assert done.returncode == 1
-    assert "kata-agent: settings: " in done.stderr
-
-
 @pytest.mark.requires("userns")
 def test_without_root_it_says_what_root_is_for() -> None:
     done = run(wrapper=("unshare", "--user"))
@@ -71,8 +65,35 @@ def test_socket_that_another_agent_listens_on_is_not_taken(tmp_path: Path) -> No
             command(), env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         assert done.returncode == 1
-        assert "EADDRINUSE: Address already in use" in done.stderr
+        assert (
+            "another process listens there, end it or listen elsewhere: EADDRINUSE: Address already in use"
+            in done.stderr
+        )
         connection.call("Check", service="grpc.Health")
+
+
+def test_a_plain_file_at_the_sockets_path_is_left_alone_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    path.write_text("somebody's")
+    environment = {**os.environ, "KATA_AGENT_SERVER_ADDR": f"unix://{path}"}
+    done = subprocess.run(
+        command(), env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 1
+    assert f"listen on unix://{path}: what is there is no socket and was left alone, remove it" in done.stderr
+    assert path.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("text", [None, "log_level = "], ids=["absent", "not TOML"])
+def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "settings.toml"
+    if text is not None:
+        path.write_text(text)
+    done = subprocess.run(
+        [*command(), "-c", str(path)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"kata-agent: settings of {path}: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from kata_protocols.aio import connection, transport
+from kata_protocols.ttrpc import frame
 from kata_protocols.ttrpc.events import ResponseReceived
 from kata_testing.wire import CHECK, HEALTH, Health, RawClient, check_frame, run_async, served
 
@@ -66,5 +68,38 @@ def test_a_peer_that_never_reads_while_its_calls_keep_finishing_is_cut_off(
             with here.raw() as raw:
                 await raw.send(check_frame(raw.codec))
                 assert isinstance(await raw.event(), ResponseReceived)
+
+    run_async(scenario())
+
+
+def test_half_sent_frames_of_many_peers_are_bounded_and_the_largest_holder_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "MAX_HELD_BYTES", 1 << 20)
+
+    async def scenario() -> None:
+        async with served(Health().router()) as here, AsyncExitStack() as stack:
+            raws = [stack.enter_context(here.raw()) for _ in range(5)]
+            head = frame.HEADER.pack(2 << 20, 1, frame.REQUEST, 0)
+            for raw, kibibytes in zip(raws, (300, 200, 200, 200, 100), strict=True):
+                await raw.send(head + b"x" * (kibibytes << 10))
+            await raws[4].send(
+                b"x" * (100 << 10)
+            )  # more than 1 MiB of five peers, and the first has most of it
+            with suppress(ConnectionResetError):
+                assert await raws[0].receive() == b""
+            assert len(here.errors) == 1
+            assert "bytes of half-sent frames wait, the peer with most of them is cut off" in str(
+                here.errors[0][1]
+            )
+            await raws[4].send(b"x" * (100 << 10))  # what the first had is free again
+            for raw in raws[1:]:
+                raw.sock.settimeout(0)
+                with pytest.raises(BlockingIOError):
+                    raw.sock.recv(1)
+            with here.raw() as raw:
+                await raw.send(check_frame(raw.codec))
+                assert isinstance(await raw.event(), ResponseReceived)
+            assert len(here.errors) == 1
 
     run_async(scenario())

@@ -6,7 +6,8 @@ how a call is run.
 A handler that answers at once runs inside the read callback, and all replies of one read leave in one write.
 Bounds per connection: FRAMES_PER_TURN frames between two turns of the event loop, MAX_CALLS unfinished calls,
 MAX_CALL_BYTES of their requests, MAX_QUEUED_BYTES of replies that the peer has not read. At any of the last
-three the server stops reading from that peer until the figure falls.
+three the server stops reading from that peer until the figure falls. And over all peers: MAX_HELD_BYTES of
+frames that have not come to their end; whoever holds most of them is cut off.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FRAMES_PER_TURN = 256
 MAX_CALLS = 16384
 MAX_CALL_BYTES = 64 * 1024 * 1024
 MAX_QUEUED_BYTES = 1024 * 1024
+MAX_HELD_BYTES = 32 * 1024 * 1024
 LINGER_S = 5.0
 PROBE_S = 1.0
 
@@ -44,6 +46,7 @@ class ServerConnection:
         "_transport",
         "_turn",
         "_unread",
+        "held_bytes",
     )
 
     def __init__(self, server: Server, transport: Transport, peer: str) -> None:
@@ -53,6 +56,7 @@ class ServerConnection:
         self._calls = Calls(server, self._codec, transport, peer, self._on_call_finished)
         self._turn: asyncio.Handle | None = None  # the next turn, when one was not enough
         self._unread = False  # whether the codec may hold whole frames
+        self.held_bytes = 0  # received, and not yet a whole frame
         self._probe: asyncio.TimerHandle | None = None
         self._closing = False
         self._lost = False
@@ -97,7 +101,13 @@ class ServerConnection:
         self._unread = event is not None
         if replies:
             self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        self._hold(self._codec.pending_bytes)
         self._pace()
+
+    def _hold(self, held_bytes: int) -> None:
+        if held_bytes != self.held_bytes:
+            grown, self.held_bytes = held_bytes - self.held_bytes, held_bytes
+            self._server.note_held(grown, MAX_HELD_BYTES)
 
     @property
     def _full(self) -> bool:
@@ -158,6 +168,7 @@ class ServerConnection:
 
     def _abandon_calls(self) -> None:
         self._lost = True
+        self._hold(0)
         self._stop_turns()
         self._calls.abandon()
 

@@ -33,7 +33,7 @@ def open_listener(address: Address, *, backlog: int = BACKLOG) -> socket.socket:
         sock.close()
         # Python alone says that a unix path is too long, without an errno.
         why = (error.errno, error.strerror) if error.errno else (errno.ENAMETOOLONG, error.args[0])
-        raise OSError(why[0], f"listen on {address}: {why[1]}") from error
+        raise OSError(why[0], f"listen on {address}: {_advise(address, why[0]) or why[1]}") from error
     except BaseException:
         sock.close()
         raise
@@ -51,9 +51,22 @@ def _bind_unix(sock: socket.socket, address: UnixAddress) -> None:
         sock.bind(address.path)
 
 
+def _advise(address: Address, number: int | None) -> str:
+    """What to do about an address that is taken."""
+    if number != errno.EADDRINUSE:
+        return ""
+    if isinstance(address, UnixAddress) and address.path[0] != "\0" and not _is_socket(address.path):
+        return "what is there is no socket and was left alone, remove it or listen elsewhere"
+    return "another process listens there, end it or listen elsewhere"
+
+
+def _is_socket(path: str) -> bool:
+    return stat.S_ISSOCK(os.lstat(path).st_mode)
+
+
 def is_stale(path: str) -> bool:
     """Whether `path` is a socket file that no process listens on."""
-    if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
+    if path.startswith("\0") or not _is_socket(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)

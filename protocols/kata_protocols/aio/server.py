@@ -41,6 +41,10 @@ def report_to_stderr(where: str, error: BaseException) -> None:
 class ServedConnection(Protocol):
     """What the server needs of a connection, whatever it speaks."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Received and not yet a whole message; 0 where the protocol's own windows bound it."""
+
     def begin_shutdown(self) -> None:
         """Take no more calls; close when those that run have answered."""
 
@@ -67,6 +71,7 @@ class Server:
         self._listeners = list(listeners)
         self.reflection: dict[str, Any] | None = None  # the gRPC adapter's, made by its first peer
         self._connections: set[ServedConnection] = set()
+        self._held_bytes = 0
         self._idle = asyncio.Event()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -123,6 +128,15 @@ class Server:
         self._connections.discard(connection)
         self._note_idle()
 
+    def note_held(self, grown_bytes: int, limit_bytes: int) -> None:
+        """Half-sent messages have grown by so much; beyond the limit whoever holds most of them is cut off."""
+        self._held_bytes += grown_bytes
+        if grown_bytes > 0 and self._held_bytes > limit_bytes:
+            largest = max(self._connections, key=lambda connection: connection.held_bytes)
+            text = f"{self._held_bytes} bytes of half-sent frames wait, the peer with most of them is cut off"
+            self.on_error("receive", OSError(errno.ENOBUFS, text))
+            largest.abort()
+
     # The end
 
     def begin_shutdown(self) -> None:
@@ -152,6 +166,8 @@ class Server:
 
 class Greeting:
     """A connection whose first bytes have not all come: ttRPC or HTTP/2."""
+
+    held_bytes = 0
 
     def __init__(self, server: Server, sock: socket.socket, peer: str) -> None:
         self._server = server

@@ -81,6 +81,8 @@ class BoundedBuffer(Buffer):
 class GrpcConnection(AbstractHandler):
     """One HTTP/2 connection: its calls and its end."""
 
+    held_bytes = 0  # HTTP/2's windows bound what is received
+
     def __init__(self, server: Server, reflection: Mapping[str, Handler], peer: str) -> None:
         self._server = server
         self._reflection = reflection
