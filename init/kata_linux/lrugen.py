@@ -35,24 +35,20 @@ class Node(Record):
 
 
 def parse(text: str) -> list[Node]:
-    """Every group's nodes. Raises ValueError with the line that is none of the three kinds."""
+    """Every group's nodes. Raises ValueError with a line that is none of these."""
     nodes: list[Node] = []
     group, path = 0, ""
     for line in text.splitlines():
+        words = line.split(maxsplit=2)
         try:
-            match line.split(maxsplit=2):
-                case ["memcg", number, *rest]:
-                    group, path = int(number), rest[0].strip() if rest else "/"
-                case ["node", number]:
-                    nodes.append(Node(group, path, int(number), ()))
-                case [_, _, _]:
-                    sequence, age_ms, anon, file = (int(field) for field in line.split())
-                    pages = Generation(sequence, age_ms, max(anon, 0), max(file, 0))
-                    nodes[-1] = nodes[-1]._replace(generations=(*nodes[-1].generations, pages))
-                case []:
-                    pass
-                case _:
-                    raise ValueError("neither a group nor a node nor a generation")
+            if words[:1] == ["memcg"]:
+                group, path = int(words[1]), words[2].strip()
+            elif words[:1] == ["node"]:
+                nodes.append(Node(group, path, int(words[1]), ()))
+            elif words:
+                sequence, age_ms, anon, file = (int(field) for field in line.split())
+                pages = Generation(sequence, age_ms, max(anon, 0), max(file, 0))
+                nodes[-1] = nodes[-1]._replace(generations=(*nodes[-1].generations, pages))
         except (ValueError, IndexError) as error:
             raise ValueError(f"lru_gen: {line!r}: {error}") from error
     return nodes

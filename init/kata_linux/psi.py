@@ -33,8 +33,8 @@ def parse(text: str) -> dict[str, Line]:
         kind, *pairs = line.split()
         fields = dict(pair.split("=", 1) for pair in pairs)
         try:
-            shares = [float(fields[name]) for name in ("avg10", "avg60", "avg300")]
-            lines[kind] = Line(*shares, int(fields["total"]))
+            avg10, avg60, avg300 = (float(fields[name]) for name in ("avg10", "avg60", "avg300"))
+            lines[kind] = Line(avg10, avg60, avg300, int(fields["total"]))
         except KeyError as error:
             raise ValueError(f"not a line of a pressure file: {line!r}") from error
     return lines
@@ -58,8 +58,9 @@ class Trigger:
     """Becomes readable when `kind` tasks waited for `stall_us` within `window_us` (0.5 to 10 s).
 
     The kernel tells at most once in a window, and by POLLPRI alone, which event loops do not ask for: the descriptor
-    that they see is an epoll around it. Being seen readable is the event and uses it up; there is nothing to read. EINVAL: the times do not fit (without CAP_SYS_RESOURCE the window must be a
-    multiple of 2 s); EOPNOTSUPP: no pressure information.
+    that they see is an epoll around it. Being seen readable is the event and uses it up; there is nothing to read.
+    EINVAL: the times do not fit (without CAP_SYS_RESOURCE the window must be a multiple of 2 s); EOPNOTSUPP: no
+    pressure information.
     """
 
     def __init__(self, path: str, kind: str, stall_us: int, window_us: int) -> None:
