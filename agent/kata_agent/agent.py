@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.oom import Kill, OomWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.devices.hotplug import Hotplug
     from kata_agent.events import EventHub
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
@@ -115,6 +116,23 @@ class Agent:
         from kata_agent.network.network import Network
 
         return Network(self.worker, self.log, self.config.hotplug_timeout_s)
+
+    @cached_property
+    def hotplug(self) -> Hotplug:
+        """Who waits for devices."""
+        from kata_agent.devices.hotplug import Hotplug
+        from kata_agent.guest import module
+
+        async def load_module(alias: str) -> None:
+            await module.load(self._exits, alias, ())
+
+        return Hotplug(
+            self.worker,
+            self.log,
+            self.config.hotplug_timeout_s,
+            start=self._group.create_task,
+            load_module=load_module,
+        )
 
     @cached_property
     def copier(self) -> Copier:
@@ -248,6 +266,8 @@ class Agent:
             self.oom.close()
         if self._has("sandbox"):
             await self.sandbox.close()
+        if self._has("hotplug"):
+            self.hotplug.close()
         if self._passed is not None:
             self._passed.close()
 

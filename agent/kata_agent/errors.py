@@ -28,6 +28,12 @@ class InvalidRequest(AgentError):
     code = Code.INVALID_ARGUMENT
 
 
+class Malformed(AgentError):
+    """A value that does not parse. On Kata's wire INTERNAL everywhere, unlike a request that contradicts itself."""
+
+    code = Code.INVALID_ARGUMENT
+
+
 class NotFound(AgentError):
     """The thing that the request names is not there."""
 

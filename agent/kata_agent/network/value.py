@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import socket
 
-from kata_agent.errors import AgentError
-from kata_protocols.status import Code
+from kata_agent.errors import Malformed as Malformed  # what the parsers here raise
 
 AF_INET = 2
 AF_INET6 = 10
 BITS = {AF_INET: 32, AF_INET6: 128}
-
-
-class Malformed(AgentError):
-    """A value that does not parse. On Kata's wire INTERNAL, unlike a request without its message."""
-
-    code = Code.INVALID_ARGUMENT
 
 
 def parse_ip(text: str, what: str) -> bytes:
