@@ -149,14 +149,28 @@ class Dispatcher(Router):
         module = METHODS.get(service, {}).get(method)
         if module is None:
             raise self._missing(service, method)
-        handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
         about = getattr(services, _SOURCES[service]).methods[method]
+        handler = self._gate(service, method, about.request_type.DESCRIPTOR.name)
+        if handler is None:
+            handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
         return Endpoint(
             about.request_type,
             self._wrap(service, method, handler),
             cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
             server_streaming=about.server_streaming,
         )
+
+    def _gate(self, service: str, method: str, message: str) -> Handler | None:
+        """The refusal of an endpoint that the settings do not allow."""
+        allowed = self._agent.config.endpoints
+        if allowed is None:
+            return None
+        from kata_agent import endpoints
+
+        if endpoints.is_allowed(allowed, service, method, message):
+            return None
+        refusal: Handler = endpoints.refuse(allowed, message)
+        return refusal
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
         agent = self._agent

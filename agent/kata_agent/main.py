@@ -11,18 +11,22 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from kata_agent.config import Reading
     from kata_init.control import AgentChannel
 
 USAGE = """\
-usage: kata-agent [--config FILE]
+usage: kata-agent [--config FILE] [--print-config [--json]]
 
 Serves Kata Containers' agent protocol. Needs root. Listens on KATA_AGENT_SERVER_ADDR, by default
 vsock://-1:1024; unix:///PATH and unix://@NAME work too.
 
-  -c, --config FILE  read settings from a TOML file instead of the kernel command line
+  -c, --config FILE  read settings from a TOML file (and config.d/*.toml beside it) instead of the
+                     kernel command line
+  --print-config     print every setting with where it comes from and exit: 1 if one was not understood
+  --json             print them as JSON
   -v, --version      print the version and exit
   -h, --help         print this and exit
 """
@@ -42,6 +46,10 @@ def run(arguments: list[str]) -> int:
             return _run_alone(None)
         case ["--config" | "-c", path]:
             return _run_alone(path)
+        case ["--config" | "-c", path, "--print-config", *rest] if rest in ([], ["--json"]):
+            return _print_config(path, json=bool(rest))
+        case ["--print-config", *rest] if rest in ([], ["--json"]):
+            return _print_config(None, json=bool(rest))
         case ["--version" | "-v"]:
             from kata_agent.version import version_line
 
@@ -61,7 +69,7 @@ def run_supervised(channel: AgentChannel) -> None:
     prepare_process()
     from kata_agent import serve
 
-    serve.run_supervised(channel, read_settings(None))
+    serve.run_supervised(channel, read_settings(None, sys.argv[1:]))
 
 
 def prepare_process() -> None:
@@ -72,14 +80,36 @@ def prepare_process() -> None:
     os.umask(0o022)  # modes are meant as they are written; whoever started us may have thought otherwise
 
 
-def read_settings(path: str | None) -> Reading:
-    """Settings from a TOML file or else the kernel command line, then the environment. Raises OSError."""
+def read_settings(path: str | None, words: Sequence[str] = (), *, lines: bool = False) -> Reading:
+    """Settings from files, the kernel command line with `words` behind it, and the environment.
+
+    Raises `SettingsFileError` for the file at `path`. `lines`: origins in files have their line.
+    """
     from kata_agent import config
 
-    with open(path or CMDLINE, encoding="utf-8", errors="surrogateescape") as file:
-        text = file.read()
-    reading = config.parse_toml(text) if path else config.parse_cmdline(text)
-    return config.apply_environment(reading, os.environ)
+    cmdline = ""
+    if path is None:
+        with open(CMDLINE, encoding="utf-8", errors="surrogateescape") as file:
+            cmdline = " ".join((file.read(), *words))
+    return config.read_settings(path, cmdline, os.environ, lines=lines)
+
+
+def _print_config(path: str | None, *, json: bool) -> int:
+    from kata_agent.config import show
+
+    try:
+        reading = read_settings(path, lines=True)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(_settings_problem(error))
+        return 1
+    sys.stdout.write(show.format_json(reading) if json else show.format_text(reading))
+    return 1 if reading.complaints else 0
+
+
+def _settings_problem(error: Exception) -> str:
+    """A settings file's error names the file; what is left is the kernel's own."""
+    why = f"{CMDLINE}: {error.strerror}" if isinstance(error, OSError) else error
+    return f"kata-agent: settings of {why}\n"
 
 
 def _run_alone(path: str | None) -> int:
@@ -89,8 +119,7 @@ def _run_alone(path: str | None) -> int:
     try:
         reading = read_settings(path)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        sys.stderr.write(f"kata-agent: settings of {path or CMDLINE}: {why}\n")
+        sys.stderr.write(_settings_problem(error))
         return 1
     prepare_process()
     from kata_agent import serve

@@ -129,10 +129,15 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
 def make_log(reading: Reading) -> Log:
     """The log, with the record that tells which agent this is and what it did not understand."""
     log = Log(1, reading.config.log_level)
-    config = {name.replace("_", "-"): value for name, value in reading.config._asdict().items()}
-    log.info("root", "announce", **{"agent-version": AGENT_VERSION, "api-version": API_VERSION, **config})
+    given = {name.replace("_", "-"): value for name, value in reading.config.values.items()}
+    log.info("root", "announce", **{"agent-version": AGENT_VERSION, "api-version": API_VERSION, **given})
     for complaint in reading.complaints:
         log.warning("config", "setting not understood", setting=complaint)
+    if reading.config.endpoints is not None:
+        from kata_agent.endpoints import find_unknown
+
+        for name in find_unknown(reading.config.endpoints):
+            log.warning("config", "an allowed endpoint that does not exist", name=name)
     return log
 
 

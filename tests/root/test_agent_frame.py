@@ -93,7 +93,8 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path, text: str 
         [*command(), "-c", str(path)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"kata-agent: settings of {path}: ")
+    where = ": " if text is None else " line 1, key log_level: "
+    assert done.stderr.startswith(f"kata-agent: settings of {path}{where}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from kata_agent import dispatch, errors
+from kata_agent.config import Config
+from kata_agent.config.value import AllowList
 from kata_agent.durations import Durations
+from kata_agent.endpoints import find_unknown
 from kata_agent.events import EventHub
 from kata_agent.log import Log
 from kata_protocols import services
@@ -53,8 +56,9 @@ class FakeContainers:
 class FakeAgent:
     """As much of an agent as these handlers reach."""
 
-    def __init__(self, log: Log, answer: object = None) -> None:
+    def __init__(self, log: Log, answer: object = None, settings: Config | None = None) -> None:
         self.log = log
+        self.config = settings or Config()
         self.containers = FakeContainers(answer)
         self.noted: list[tuple[str, str, str]] = []
         self.events = EventHub()
@@ -75,7 +79,9 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def make(pipe: tuple[int, int]) -> Any:
-    return lambda answer=None: dispatch.Dispatcher(FakeAgent(Log(pipe[1]), answer))  # type: ignore[arg-type]
+    return lambda answer=None, **settings: dispatch.Dispatcher(
+        FakeAgent(Log(pipe[1]), answer, Config(**settings))  # type: ignore[arg-type]
+    )
 
 
 def records(pipe: tuple[int, int]) -> list[dict[str, str]]:
@@ -124,6 +130,46 @@ def test_names_that_lead_nowhere_have_kata_s_answers(make: Any) -> None:
         make().find("grpc.Nothing", "Check")
     assert service.value.code == Code.INVALID_ARGUMENT
     assert service.value.message == "grpc.Nothing service does not exist"
+
+
+ALLOWED = AllowList(frozenset({"CreateContainerRequest", "StartContainer", "kata.agent.v1.Sandbox/GetBoot"}))
+
+
+def test_what_the_allow_list_does_not_name_is_refused_in_every_service_but_health(
+    make: Any, pipe: tuple[int, int]
+) -> None:
+    dispatcher = make(endpoints=ALLOWED)
+    with pytest.raises(StatusError) as caught:
+        call(dispatcher, "CloseStdin")
+    assert (caught.value.code, caught.value.message) == (
+        Code.PERMISSION_DENIED,
+        "CloseStdinRequest is blocked",
+    )
+    (record,) = records(pipe)
+    assert (record["method"], record["status"]) == ("CloseStdin", "PERMISSION_DENIED")
+    for service, method, message in (
+        (dispatch.SANDBOX, "Why", "WhyRequest"),
+        (dispatch.SANDBOX, "Events", "EventsRequest"),
+        (dispatch.AGENT, "ReadStderr", "ReadStreamRequest"),
+    ):
+        endpoint = dispatcher.find(service, method)
+        with pytest.raises(StatusError, match=f"^PERMISSION_DENIED: {message} is blocked$"):
+            endpoint.handler(endpoint.request_type(), Call(service, method, (), None, "test"))
+    call(dispatcher, "StartContainer")
+    assert dispatcher.find(dispatch.SANDBOX, "GetBoot")
+    endpoint = dispatcher.find(dispatch.HEALTH, "Check")
+    assert endpoint.handler(endpoint.request_type(), None).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_list_that_could_not_be_read_says_why_it_refuses(make: Any) -> None:
+    dispatcher = make(endpoints=AllowList(frozenset(), "settings: /x.toml line 3"))
+    with pytest.raises(StatusError, match=r"CloseStdinRequest is blocked: settings: /x\.toml line 3"):
+        call(dispatcher, "CloseStdin")
+
+
+def test_names_on_the_list_that_stand_for_nothing_are_found() -> None:
+    assert find_unknown(ALLOWED) == []
+    assert find_unknown(AllowList(frozenset({"CreateContainers", "Check"}))) == ["CreateContainers"]
 
 
 def test_reflection_sees_every_service(make: Any) -> None:

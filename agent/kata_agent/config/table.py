@@ -1,0 +1,164 @@
+"""The table of settings: each declared once, with parser, default, help and the names it has in each source.
+
+docs/agent.md shows this table; a test compares. Units are in the fields' names.
+"""
+
+from __future__ import annotations
+
+from kata_agent.config import value
+from kata_agent.config.setting import (
+    BOOLEAN,
+    DURATION,
+    INTEGER,
+    STRINGS,
+    Setting,
+    Settings,
+    list_rows,
+)
+
+OFF: bool = False
+_NO_USE = "read and shown, no effect"
+_MEM = "agent.mem_agent_"
+
+
+class Config(Settings):
+    """The settings in force."""
+
+    __slots__ = ()
+
+    server_address = Setting(
+        value.parse_some_text, "vsock://-1:1024", "where to listen; under our PID 1 it is told by its own words",
+        word="agent.server_addr", key="server_addr", env="KATA_AGENT_SERVER_ADDR", env_parse=value.parse_text,
+    )  # fmt: skip
+    log_level = Setting(
+        value.parse_level, "info", f"least severe level to log: {', '.join(value.LOG_LEVELS)}",
+        word="agent.log", key="log_level", env="KATA_AGENT_LOG_LEVEL",
+    )  # fmt: skip
+    hotplug_timeout_s = Setting[float](
+        value.parse_seconds, 3, "seconds to wait for a hot-plugged device; 0 is ignored",
+        word="agent.hotplug_timeout", key="hotplug_timeout", toml=DURATION, unset=0,
+    )  # fmt: skip
+    container_pipe_size_bytes = Setting(
+        value.parse_size, 0, "size of the containers' output pipes; 0 is the kernel's default",
+        word="agent.container_pipe_size", key="container_pipe_size", toml=INTEGER,
+    )  # fmt: skip
+    passfd_listener = Setting(
+        value.parse_listener, "",
+        "vsock port for the streams' own connections, usually 1027; without one they are refused",
+        word="agent.passfd_listener_port", key="passfd_listener_port", toml=INTEGER, unset="",
+        env="KATA_AGENT_PASSFD_LISTENER",
+    )  # fmt: skip
+    crun_path = Setting(
+        value.parse_some_text, "", "the jail, where it is not the guest's", env="KATA_AGENT_CRUN"
+    )
+    endpoints = Setting[value.AllowList | None](
+        value.parse_endpoints, None,
+        "methods or messages that may be called, our own service's included; without it, all",
+        key="endpoints.allowed", toml=STRINGS,
+    )  # fmt: skip
+
+    # Kata's, which this agent has no use for (yet).
+    dev_mode = Setting(
+        value.parse_switch, OFF, _NO_USE, word="agent.devmode", flag="only", key="dev_mode", toml=BOOLEAN
+    )
+    cdh_api_timeout_s = Setting[float](
+        value.parse_seconds, 50, f"seconds; {_NO_USE}",
+        word="agent.cdh_api_timeout", key="cdh_api_timeout", toml=DURATION, unset=0,
+    )  # fmt: skip
+    image_pull_timeout_s = Setting[float](
+        value.parse_seconds, 1200, f"seconds; {_NO_USE}",
+        word="agent.image_pull_timeout", key="image_pull_timeout", toml=DURATION, unset=0,
+    )  # fmt: skip
+    cdi_timeout_s = Setting[float](
+        value.parse_seconds, 100, f"seconds; {_NO_USE}",
+        word="agent.cdi_timeout", key="cdi_timeout", toml=DURATION, unset=0,
+    )  # fmt: skip
+    guest_components_rest_api = Setting(
+        value.one_of("all", "attestation", "resource"), "resource", _NO_USE,
+        word="agent.guest_components_rest_api", key="guest_components_rest_api",
+    )  # fmt: skip
+    guest_components_procs = Setting(
+        value.one_of("none", "attestation-agent", "confidential-data-hub", "api-server-rest"), "api-server-rest",
+        _NO_USE, word="agent.guest_components_procs", key="guest_components_procs",
+    )  # fmt: skip
+    secure_storage_integrity = Setting(
+        value.parse_loose_switch, OFF, _NO_USE,
+        word="agent.secure_storage_integrity", key="secure_storage_integrity", toml=BOOLEAN,
+    )  # fmt: skip
+    https_proxy = Setting(value.parse_url, "", _NO_USE, word="agent.https_proxy", key="https_proxy")
+    no_proxy = Setting(value.parse_text, "", _NO_USE, word="agent.no_proxy", key="no_proxy")
+    cgroup_no_v1 = Setting(
+        value.parse_only_all, "", f"{_NO_USE}: it is cgroup v2 always", word="cgroup_no_v1", unset=""
+    )
+    unified_cgroup_hierarchy = Setting(
+        value.parse_loose_switch, OFF, f"{_NO_USE}: it is cgroup v2 always",
+        word="systemd.unified_cgroup_hierarchy", key="unified_cgroup_hierarchy", toml=BOOLEAN,
+    )  # fmt: skip
+
+    mem_agent_enable = Setting(
+        value.parse_loose_switch, OFF, f"the other mem_agent settings count behind this word alone; {_NO_USE}",
+        word=f"{_MEM}enable", key="mem_agent_enable", toml=BOOLEAN,
+    )  # fmt: skip
+    mem_agent_memcg_disable = Setting(
+        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}memcg_disable", key="mem_agent_memcg_disable",
+        toml=BOOLEAN, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_swap = Setting(
+        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}memcg_swap", key="mem_agent_memcg_swap",
+        toml=BOOLEAN, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_swappiness_max = Setting(
+        value.parse_u8, 50, _NO_USE, word=f"{_MEM}memcg_swappiness_max", key="mem_agent_memcg_swappiness_max",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_period_secs = Setting(
+        value.parse_u64, 600, _NO_USE, word=f"{_MEM}memcg_period_secs", key="mem_agent_memcg_period_secs",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_period_psi_percent_limit = Setting(
+        value.parse_u8, 1, _NO_USE, word=f"{_MEM}memcg_period_psi_percent_limit",
+        key="mem_agent_memcg_period_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_eviction_psi_percent_limit = Setting(
+        value.parse_u8, 1, _NO_USE, word=f"{_MEM}memcg_eviction_psi_percent_limit",
+        key="mem_agent_memcg_eviction_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_memcg_eviction_run_aging_count_min = Setting(
+        value.parse_u64, 3, _NO_USE, word=f"{_MEM}memcg_eviction_run_aging_count_min",
+        key="mem_agent_memcg_eviction_run_aging_count_min", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_disable = Setting(
+        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}compact_disable", key="mem_agent_compact_disable",
+        toml=BOOLEAN, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_period_secs = Setting(
+        value.parse_u64, 600, _NO_USE, word=f"{_MEM}compact_period_secs", key="mem_agent_compact_period_secs",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_period_psi_percent_limit = Setting(
+        value.parse_u8, 1, _NO_USE, word=f"{_MEM}compact_period_psi_percent_limit",
+        key="mem_agent_compact_period_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_psi_percent_limit = Setting(
+        value.parse_u8, 5, _NO_USE, word=f"{_MEM}compact_psi_percent_limit",
+        key="mem_agent_compact_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_sec_max = Setting(
+        value.parse_i64, 300, _NO_USE, word=f"{_MEM}compact_sec_max", key="mem_agent_compact_sec_max",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_order = Setting(
+        value.parse_u8, 9, _NO_USE, word=f"{_MEM}compact_order", key="mem_agent_compact_order",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_threshold = Setting(
+        value.parse_u64, 1024, _NO_USE, word=f"{_MEM}compact_threshold", key="mem_agent_compact_threshold",
+        toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+    mem_agent_compact_force_times = Setting(
+        value.parse_u64, (1 << 64) - 1, _NO_USE, word=f"{_MEM}compact_force_times",
+        key="mem_agent_compact_force_times", toml=INTEGER, under="mem_agent_enable",
+    )  # fmt: skip
+
+
+SETTINGS = list_rows(Config)
