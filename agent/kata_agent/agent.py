@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
     from kata_agent.metrics.collect import Collector
+    from kata_agent.mounts.mirror.watcher import Watcher
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.network.network import Network
     from kata_agent.processes.exits import ExitBook
@@ -101,7 +102,8 @@ class Agent:
         from kata_agent.mounts.storage.journal import Journal
         from kata_agent.mounts.storage.registry import Storages
 
-        return Storages(self.worker, self.log, Journal(STORAGES_DIRECTORY if self.supervised else None))
+        journal = Journal(STORAGES_DIRECTORY if self.supervised else None)
+        return Storages(self.worker, self.log, journal, self._make_watcher)
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -279,6 +281,11 @@ class Agent:
             self.sandbox.adopt()
             await self.containers.adopt()
             await self.storages.sweep()
+
+    def _make_watcher(self) -> Watcher:
+        from kata_agent.mounts.mirror.watcher import Watcher
+
+        return Watcher(self._group, self.worker, self.log)
 
     def _tell_kill(self, kill: Kill) -> None:
         limit = kill.limit or "none: the guest itself has no memory left"

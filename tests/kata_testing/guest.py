@@ -31,6 +31,7 @@ TOOL = str(VENV_BIN / "kata-agent-ctl")
 BOOT_TIMEOUT_S = 120.0
 DISK_BYTES = 64 << 20
 ROOT = f"{GUEST_SHARE}busybox"
+GUEST_LIBRARY = "/usr/lib/kata"
 
 
 def run_tool(
@@ -120,6 +121,15 @@ def plan(
 ) -> dict[str, object]:
     """A specification for a command in the busybox root."""
     return plan_spec(ProcessPlan(args, **process), ROOT, binds=binds, masked=masked)
+
+
+def plan_python(
+    script: str, *args: str, binds: Sequence[BindMount] = (), masked: bool = True
+) -> dict[str, object]:
+    """A specification for a Python program: the guest's own interpreter, and our packages, in the guest's own root."""
+    start = f"import sys; sys.path.insert(0, '{GUEST_LIBRARY}')\n{script}"
+    command = ("/usr/bin/python3.13", "-I", "-S", "-c", start, *args)
+    return plan_spec(ProcessPlan(command), "/", binds=binds, masked=masked)
 
 
 async def read_all(process: Process, *, stderr: bool = False) -> bytes:

@@ -137,6 +137,7 @@ def test_details_name_the_storage_kinds_that_are_built(connection: Connection) -
     details = connection.call("GetGuestDetails").agent_details
     assert list(details.storage_handlers) == [
         "9p", "bind", "blk", "ephemeral", "local", "mmioblk", "nvdimm", "overlayfs", "virtio-fs",
+        "watchable-bind",
     ]  # fmt: skip
 
 

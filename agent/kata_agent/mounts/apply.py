@@ -11,9 +11,18 @@ import os
 import stat
 from typing import assert_never
 
-from kata_agent.errors import AgentError, describe
+from kata_agent.errors import AgentError, WrongState, describe
 from kata_agent.mounts import group, hugepool, ops, option, place
-from kata_agent.mounts.undo import RemoveDirectory, RemoveFile, RemoveTree, ReturnPages, Undo, Unmount, undo
+from kata_agent.mounts.undo import (
+    EndMirror,
+    RemoveDirectory,
+    RemoveFile,
+    RemoveTree,
+    ReturnPages,
+    Undo,
+    Unmount,
+    undo,
+)
 from kata_linux import fscontext, mount
 
 _ATTRIBUTES = {
@@ -75,6 +84,9 @@ def _apply(op: ops.Op, done: list[Undo]) -> None:
             done.extend(RemoveDirectory(folder) for folder in folders)
             if place.make_file(path):
                 done.append(RemoveFile(path))
+        case ops.Mirror(source, target):
+            done.append(EndMirror(source, target))
+            _mirror(source, target)
         case ops.ReservePages(page_size, pages):
             hugepool.reserve(page_size, pages)
             done.append(ReturnPages(page_size, pages))
@@ -122,6 +134,15 @@ def _mount_filesystem(op: ops.MountFilesystem) -> None:
                 raise
             fd = int(opened.rpartition("/")[2])
             fscontext.mount(op.fstype, op.source, parameters, attributes(op.flags)[0], fd, op.target)
+
+
+def _mirror(source: str, target: str) -> None:
+    from kata_agent.mounts.mirror import copy, snapshot  # only guests with such volumes pay for it
+
+    try:
+        copy.synchronise(source, target, {})
+    except snapshot.UnsettledError as error:
+        raise WrongState(f"mirror {source}: {error}; it does not come to rest") from None
 
 
 def _set_access(path: str, gid: int, mode: int | None, add: int) -> None:

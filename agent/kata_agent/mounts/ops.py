@@ -88,6 +88,13 @@ class SetAccess(Record):
     add: int = 0
 
 
+class Mirror(Record):
+    """A copy of a small tree, which is kept up to date afterwards."""
+
+    source: str
+    target: str
+
+
 class ReservePages(Record):
     """More huge pages in the pool of this page size, in bytes."""
 
@@ -96,18 +103,13 @@ class ReservePages(Record):
 
 
 MountOp = MountFilesystem | Remount | BindMount | SetFlags | SetPropagation
-Op = MountOp | MakeDirectory | MakeVolume | MakeFile | ChangeGroup | SetAccess | ReservePages
+OtherOp = MakeDirectory | MakeVolume | MakeFile | ChangeGroup | SetAccess | Mirror | ReservePages
+Op = MountOp | OtherOp
 
 
 def describe(op: Op) -> str:
     """The operation in words."""
     match op:
-        case MakeDirectory(path):
-            return f"make directory {path}"
-        case MakeVolume(path):
-            return f"make volume {path}"
-        case MakeFile(path):
-            return f"make file {path}"
         case MountFilesystem(source, target, fstype, flags, data):
             return f"mount {fstype} {source} on {target} (flags {flags:#x}, data {data!r})"
         case Remount(target, flags, data):
@@ -118,11 +120,25 @@ def describe(op: Op) -> str:
             return f"set flags {flags:#x} of {target}{' and all below it' if recursive else ''}"
         case SetPropagation(target, propagation, recursive):
             return f"set propagation {propagation:#x} of {target}{' and all below it' if recursive else ''}"
+        case _:
+            return _describe_other(op)
+
+
+def _describe_other(op: OtherOp) -> str:
+    match op:
+        case MakeDirectory(path):
+            return f"make directory {path}"
+        case MakeVolume(path):
+            return f"make volume {path}"
+        case MakeFile(path):
+            return f"make file {path}"
         case ChangeGroup(path, group):
             return f"give {path} to group {group}"
         case SetAccess(path, group, mode, add):
             access = f"group {group}, mode {'kept' if mode is None else oct(mode)} plus {add:o}"
             return f"set access of {path} ({access})"
+        case Mirror(source, target):
+            return f"mirror {source} at {target}"
         case ReservePages(page_size, pages):
             return f"reserve {pages} huge pages of {page_size} bytes"
         case _:

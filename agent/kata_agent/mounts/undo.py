@@ -48,9 +48,16 @@ class ReturnPages(Record):
     pages: int
 
 
-Undo = Unmount | RemoveDirectory | RemoveFile | RemoveTree | ReturnPages
+class EndMirror(Record):
+    """Undoes a copy that is kept up to date, and the bind that covers one whose source has grown too large."""
+
+    source: str
+    target: str
+
+
+Undo = EndMirror | Unmount | RemoveDirectory | RemoveFile | RemoveTree | ReturnPages
 _KINDS: dict[str, type[Undo]] = {
-    kind.__name__: kind for kind in (Unmount, RemoveDirectory, RemoveFile, RemoveTree, ReturnPages)
+    kind.__name__: kind for kind in (EndMirror, Unmount, RemoveDirectory, RemoveFile, RemoveTree, ReturnPages)
 }
 
 
@@ -79,6 +86,9 @@ def decode(rows: Sequence[Sequence[object]]) -> tuple[Undo, ...]:
 
 def _undo(step: Undo) -> None:
     match step:
+        case EndMirror(_, target):
+            _unmount(target, perhaps=True)
+            place.remove_tree(target)
         case Unmount(target, perhaps):
             _unmount(target, perhaps=perhaps)
         case RemoveDirectory(path):

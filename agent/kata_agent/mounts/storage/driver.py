@@ -25,13 +25,14 @@ DRIVERS = {
     "nvdimm": "block",
     "overlayfs": "overlay",
     "virtio-fs": "virtiofs",
+    "watchable-bind": "watchable",
 }
 
 # Volumes of the pod: their data outlives the container that came first.
-LASTING = frozenset({"ephemeral", "local"})
+LASTING = frozenset({"ephemeral", "local", "watchable-bind"})
 
 # The rest of Kata's drivers, told apart from a misspelt name.
-NOT_BUILT = frozenset({"blk-ccw", "image_guest_pull", "scsi", "watchable-bind"})
+NOT_BUILT = frozenset({"blk-ccw", "image_guest_pull", "scsi"})
 
 
 def find_driver(name: str) -> Driver:

@@ -9,7 +9,7 @@ of the pod (`driver.LASTING`) stay after their last user, once a container has b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,11 @@ from kata_agent.mounts.apply import RollbackError, apply_plan
 from kata_agent.mounts.storage.driver import LASTING, find_driver
 from kata_agent.mounts.storage.journal import Entry, Journal
 from kata_agent.mounts.storage.request import StorageRequest
-from kata_agent.mounts.undo import ReturnPages, Undo, Unmount, undo
+from kata_agent.mounts.undo import EndMirror, ReturnPages, Undo, Unmount, undo
 
 if TYPE_CHECKING:
     from kata_agent.log import Log
+    from kata_agent.mounts.mirror.watcher import Watcher
     from kata_agent.worker import Worker
 
 
@@ -41,10 +42,19 @@ class Mounted:
 class Storages:
     """The storages of the sandbox and of its containers; users are named by their ids."""
 
-    def __init__(self, worker: Worker, log: Log, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        log: Log,
+        journal: Journal | None = None,
+        make_watcher: Callable[[], Watcher] | None = None,
+    ) -> None:
+        """`make_watcher` gives what keeps mirrors up to date; without it they are copied once."""
         self._worker = worker
         self._log = log
         self._journal = journal or Journal(None)
+        self._make_watcher = make_watcher
+        self._watcher: Watcher | None = None
         self._mounted: dict[str, Mounted] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
@@ -52,9 +62,9 @@ class Storages:
         """Mount `StorageRequest`s in order, all or none. The result names them for `release`."""
         names: list[str] = []
         try:
-            for storage in storages:
-                assert isinstance(storage, StorageRequest)  # noqa: S101 - the registry of containers is untyped here
-                names.append(await self._use(user, storage._replace(user=user)))
+            for storage in _expand(storages):
+                name = await self._use(user, storage._replace(user=user))
+                names.append(name)  # one by one: what came before a failure is released
         except BaseException:
             await self.release(user, tuple(names))
             raise
@@ -109,6 +119,7 @@ class Storages:
         for recorded in self._journal.take():
             entry = self._mounted[recorded.name] = Mounted(None, recorded.steps)
             entry.kept = recorded.kept
+            self._watch(recorded.steps)
 
     async def _use(self, user: str, storage: StorageRequest) -> str:
         find_driver(storage.driver)  # a driver that is not there is told before anything else that is wrong
@@ -141,6 +152,15 @@ class Storages:
             entry.steps.exception()
             raise
         entry.steps.set_result(steps)
+        self._watch(steps)
+
+    def _watch(self, steps: tuple[Undo, ...]) -> None:
+        """Keep a mirror up to date from now on."""
+        for step in steps:
+            if isinstance(step, EndMirror) and self._make_watcher is not None:
+                if self._watcher is None:
+                    self._watcher = self._make_watcher()
+                self._watcher.start(step.source, step.target)
 
     async def _leave(self, name: str, entry: Mounted) -> None:
         """Unmount what has no users any more."""
@@ -148,8 +168,12 @@ class Storages:
             return
         del self._mounted[name]
         gone = self._leaving[name] = asyncio.get_running_loop().create_future()
+        steps = entry.steps.result()
         try:
-            failures = await self._worker.run(partial(_undo_now, entry.steps.result(), name, self._journal))
+            for step in steps:
+                if isinstance(step, EndMirror) and self._watcher is not None:
+                    await self._watcher.stop(step.target)
+            failures = await self._worker.run(partial(_undo_now, steps, name, self._journal))
         finally:
             del self._leaving[name]
             gone.set_result(None)
@@ -161,6 +185,9 @@ def _mount_now(storage: StorageRequest, name: str, journal: Journal) -> tuple[Un
     plan = find_driver(storage.driver)(storage)
     if any(isinstance(op, (ops.MountFilesystem, ops.BindMount)) for op in plan):
         journal.intend(name)
+    for op in plan:
+        if isinstance(op, ops.Mirror):
+            journal.write(Entry(name, (EndMirror(op.source, op.target),)))
     steps: tuple[Undo, ...] = ()
     try:
         steps = apply_plan(plan)
@@ -171,6 +198,17 @@ def _mount_now(storage: StorageRequest, name: str, journal: Journal) -> tuple[Un
         journal.remove(name)
         raise
     return steps
+
+
+def _expand(storages: Sequence[object]) -> Iterable[StorageRequest]:
+    """The storages, with those that some of them need first."""
+    requests = [storage for storage in storages if isinstance(storage, StorageRequest)]
+    assert len(requests) == len(storages)  # noqa: S101 - the registry of containers is untyped here
+    if all(storage.driver != "watchable-bind" for storage in requests):
+        return requests
+    from kata_agent.mounts.storage import watchable
+
+    return watchable.with_roots(requests)
 
 
 def _undo_now(steps: tuple[Undo, ...], name: str, journal: Journal) -> list[str]:
