@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.oom import Kill, OomWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.devices.cdi.inject import Cdi
     from kata_agent.devices.hotplug import Hotplug
     from kata_agent.events import EventHub
     from kata_agent.guest.copyfile import Copier
@@ -135,6 +136,13 @@ class Agent:
             start=self._group.create_task,
             load_module=load_module,
         )
+
+    @cached_property
+    def cdi(self) -> Cdi:
+        """What containers need of devices, by the Container Device Interface."""
+        from kata_agent.devices.cdi.inject import Cdi
+
+        return Cdi(self.worker, self.config.cdi_timeout_s)
 
     @cached_property
     def copier(self) -> Copier:

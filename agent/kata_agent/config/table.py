@@ -38,6 +38,10 @@ class Config(Settings):
         value.parse_seconds, 3, "seconds to wait for a hot-plugged device; 0 is ignored",
         word="agent.hotplug_timeout", key="hotplug_timeout", toml=DURATION, unset=0,
     )  # fmt: skip
+    cdi_timeout_s = Setting[float](
+        value.parse_seconds, 100, "seconds to wait for the files that define a container's CDI devices; 0 is ignored",
+        word="agent.cdi_timeout", key="cdi_timeout", toml=DURATION, unset=0,
+    )  # fmt: skip
     container_pipe_size_bytes = Setting(
         value.parse_size, 0, "size of the containers' output pipes; 0 is the kernel's default",
         word="agent.container_pipe_size", key="container_pipe_size", toml=INTEGER,
@@ -68,10 +72,6 @@ class Config(Settings):
     image_pull_timeout_s = Setting[float](
         value.parse_seconds, 1200, f"seconds; {_NO_USE}",
         word="agent.image_pull_timeout", key="image_pull_timeout", toml=DURATION, unset=0,
-    )  # fmt: skip
-    cdi_timeout_s = Setting[float](
-        value.parse_seconds, 100, f"seconds; {_NO_USE}",
-        word="agent.cdi_timeout", key="cdi_timeout", toml=DURATION, unset=0,
     )  # fmt: skip
     guest_components_rest_api = Setting(
         value.one_of("all", "attestation", "resource"), "resource", _NO_USE,

@@ -28,7 +28,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
     await agent.containers.create(
         ContainerRequest(
             container_id=request.container_id,
-            spec=_decode_spec(request),
+            spec=await _add_cdi_devices(agent, _decode_spec(request)),
             storages=decode_storages(request.storages),
             sandbox_pidns=request.sandbox_pidns,
             stream_ports=_stream_ports(request),
@@ -78,6 +78,16 @@ def _stream_ports(request: Any) -> tuple[int, ...]:
     """The three ports of a request, or none."""
     ports = (request.stdin_port, request.stdout_port, request.stderr_port)
     return ports if any(ports) else ()
+
+
+async def _add_cdi_devices(agent: Agent, spec: dict[str, Any]) -> dict[str, Any]:
+    """The specification with what its annotations ask for, when that can be had."""
+    if not any(key.startswith("cdi.k8s.io/") for key in spec.get("annotations") or {}):
+        return spec
+    from kata_agent.devices.cdi.inject import find_wanted  # only who has such a device pays for it
+
+    wanted = find_wanted(spec)
+    return await agent.cdi.inject(spec, wanted) if wanted else spec
 
 
 def _decode_spec(request: agent_pb2.CreateContainerRequest) -> dict[str, Any]:
