@@ -17,6 +17,7 @@ from kata_agent.life import Life
 
 if TYPE_CHECKING:
     from kata_agent.cgroups.oom import Kill, OomWatch
+    from kata_agent.cgroups.pressure import Met, PressureWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
     from kata_agent.devices.cdi.inject import Cdi
@@ -82,6 +83,7 @@ class Agent:
         self._host = host
         self._stored = stored
         self._passed: PassedConnections | None = None
+        self._pressure: PressureWatch | None = None
 
     @cached_property
     def worker(self) -> Worker:
@@ -206,6 +208,7 @@ class Agent:
             ),
             hub=self.events,
             trail=self.trail,
+            pressure=self._pressure,
             group=self._group,
             exits=self._exits,
             sandbox=self.sandbox,
@@ -231,6 +234,15 @@ class Agent:
             self._report("no streams on connections of their own", error)
             return
         self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
+
+    def watch_pressure(self) -> None:
+        """Tell of pressure, if that is configured."""
+        if self.config.pressure == "off":
+            return
+        from kata_agent.cgroups import pressure
+
+        limits = pressure.parse_limits(self.config.pressure)
+        self._pressure = pressure.PressureWatch(limits, tell=self._tell_pressure, report=self._report)
 
     @property
     def exits(self) -> ExitBook:
@@ -280,6 +292,8 @@ class Agent:
             self.hotplug.close()
         if self._passed is not None:
             self._passed.close()
+        if self._pressure is not None:
+            self._pressure.close()
 
     async def adopt(self) -> None:
         """After a restart under PID 1: take over the sandbox and the containers that are there."""
@@ -300,6 +314,17 @@ class Agent:
         fields = {"container-id": kill.container_id, "processes": kill.processes, "limit": limit}
         self.log.warning("cgroup", "out of memory: processes were killed", **fields)
         self.events.emit("oom", kill.container_id, kills=kill.processes, limit=kill.limit)
+
+    def _tell_pressure(self, met: Met) -> None:
+        self.events.emit(
+            "pressure",
+            met.container_id,
+            resource=met.limit.resource,
+            stall_us=met.limit.stall_us,
+            window_us=met.limit.window_us,
+            average=met.average,
+            missed=met.missed,
+        )
 
     def _has(self, part: str) -> bool:
         return part in self.__dict__

@@ -32,6 +32,7 @@ OOM = "oom"
 REMOVED = "removed"
 RESTARTED = "restarted"
 HUNG = "hung"
+PRESSURE = "pressure"
 GAP = "gap"
 
 

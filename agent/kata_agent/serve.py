@@ -77,6 +77,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         _stop_on_signals(agent)
         _watch_loop(log)
         agent.listen_for_streams()
+        agent.watch_pressure()
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
             await agent.stopping.wait()
@@ -114,6 +115,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             _stop_on_signals(agent)
             _watch_loop(log)
             agent.listen_for_streams()
+            agent.watch_pressure()
             await agent.adopt()
             settle_memory()
             async with serve(Dispatcher(agent), listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):

@@ -129,6 +129,16 @@ def _probe_loop(_: str) -> str | None:
     return _run("losetup", "--find")
 
 
+def _probe_psi(_: str) -> str | None:
+    """A trigger on a pressure file."""
+    try:
+        with open("/proc/pressure/cpu", "r+b", buffering=0) as file:
+            file.write(b"some 500000 2000000\0")
+    except OSError as error:
+        return f"cannot set a trigger on /proc/pressure/cpu: {error.strerror}"
+    return None
+
+
 def _probe_path(path: str) -> Callable[[str], str | None]:
     return lambda _: None if os.path.exists(path) else f"{path} does not exist"
 
@@ -149,6 +159,7 @@ NEEDS: Mapping[str, Need] = {
     "capability": Need(_probe_capability, by_setup=False),
     "hugepages": Need(_probe_hugepages, by_setup=False),
     "loop": Need(_probe_loop, by_setup=False),
+    "psi": Need(_probe_psi, by_setup=False),
     "userns": Need(_program("unshare", "--user", "--map-root-user", "true"), by_setup=False),
     "vsock": Need(_probe_path("/dev/vsock"), by_setup=False),
     "vsock-loopback": Need(_probe_vsock_loopback, by_setup=False),

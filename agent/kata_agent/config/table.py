@@ -55,6 +55,11 @@ class Config(Settings):
     crun_path = Setting(
         value.parse_some_text, "", "the jail, where it is not the guest's", env="KATA_AGENT_CRUN"
     )
+    pressure = Setting(
+        value.parse_pressure, "off",
+        "ours: events when tasks wait for `memory`, `io` or `cpu`, as `memory:200/2000,io` (ms within ms)",
+        word="agent.pressure", key="pressure", env="KATA_AGENT_PRESSURE",
+    )  # fmt: skip
     endpoints = Setting[value.AllowList | None](
         value.parse_endpoints, None,
         "methods or messages that may be called, our own service's included; without it, all",

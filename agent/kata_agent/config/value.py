@@ -55,6 +55,15 @@ def parse_level(text: str) -> str:
     return LOG_LEVELS[text]
 
 
+def parse_pressure(text: str) -> str:
+    """What is to be told of pressure, if it can be understood."""
+    if text != "off":
+        from kata_agent.cgroups import pressure  # only who asks for it pays for it
+
+        pressure.parse_limits(text)
+    return text
+
+
 def parse_number(text: str, low: int, high: int) -> int:
     """A decimal number; a leading `+` is allowed."""
     digits = text[1:] if text[:1] in ("+", "-") else text

@@ -18,6 +18,7 @@ from kata_linux import cgroupfs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kata_agent.cgroups.pressure import PressureWatch
     from kata_agent.containers.container import Container
     from kata_agent.containers.inspect import ProcessInfo
     from kata_agent.containers.ports import ContainerRequest
@@ -32,8 +33,16 @@ SIGKILL = 9
 class ObservedContainers(Containers):
     """`Containers` that tells the hub; and what is asked about containers beside Kata's methods."""
 
-    def __init__(self, settings: Settings, hub: EventHub, trail: Trail, **parts: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        hub: EventHub,
+        trail: Trail,
+        pressure: PressureWatch | None = None,
+        **parts: Any,
+    ) -> None:
         super().__init__(settings, **parts)
+        self._pressure = pressure
         self._hub = hub
         self._trail = trail
         self._starting: set[str] = set()
@@ -59,6 +68,7 @@ class ObservedContainers(Containers):
         try:
             await super().start(container_id)
             self._hub.emit(events.STARTED, container_id, pid=container.init.pid)
+            self._watch_pressure(container)
         finally:
             self._starting.discard(container_id)
             if container.init.exit is not None:
@@ -92,12 +102,19 @@ class ObservedContainers(Containers):
         await super().adopt()
         for container in self._containers.values():
             self._watch_all(container)
+            self._watch_pressure(container)
 
     async def _remove(self, container: Container) -> None:
         self._watch_all(container)
+        if self._pressure is not None:
+            self._pressure.disarm(container.id)
         await super()._remove(container)
         self._oom_told.pop(container.id, None)
         self._hub.emit(events.REMOVED, container.id)
+
+    def _watch_pressure(self, container: Container) -> None:
+        if self._pressure is not None and container.state in (state.RUNNING, state.PAUSED):
+            self._pressure.arm(container.id, self._directory(container))
 
     def _watch_all(self, container: Container) -> None:
         for process in container.processes():

@@ -29,6 +29,7 @@ KINDS = {
     events.REMOVED: pb.CONTAINER_REMOVED,
     events.RESTARTED: pb.AGENT_RESTARTED,
     events.HUNG: pb.AGENT_HUNG,
+    events.PRESSURE: pb.PRESSURE,
 }
 
 
@@ -117,7 +118,20 @@ def encode_event(hub: EventHub, event: Event) -> pb.Event:
             message.oom.CopyFrom(pb.Oom(kills=int(fields["kills"]), limit=fields["limit"]))
         case events.RESTARTED:
             message.restart.CopyFrom(pb.Restart(life=int(fields["life"]), reason=fields["reason"]))
+        case events.PRESSURE:
+            message.pressure.CopyFrom(encode_pressure(fields))
     return message
+
+
+def encode_pressure(fields: dict[str, str]) -> pb.Pressure:
+    """The limit that was met, and the figures of that moment."""
+    return pb.Pressure(
+        resource=fields["resource"],
+        stall_us=int(fields["stall_us"]),
+        window_us=int(fields["window_us"]),
+        average=float(fields["average"]),
+        missed=int(fields["missed"]),
+    )
 
 
 def encode_exit(event: Event) -> pb.Exit:

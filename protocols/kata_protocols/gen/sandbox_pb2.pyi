@@ -65,7 +65,7 @@ class ErrorDetail(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., errno: _Optional[int] = ..., errno_name: _Optional[str] = ..., path: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("cursor", "sequence", "time_ns", "kind", "container_id", "exec_id", "text", "gap", "exit", "oom", "restart")
+    __slots__ = ("cursor", "sequence", "time_ns", "kind", "container_id", "exec_id", "text", "gap", "exit", "oom", "restart", "pressure")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class Event(_message.Message):
     EXIT_FIELD_NUMBER: _ClassVar[int]
     OOM_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
     cursor: str
     sequence: int
     time_ns: int
@@ -88,7 +89,8 @@ class Event(_message.Message):
     exit: Exit
     oom: Oom
     restart: Restart
-    def __init__(self, cursor: _Optional[str] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., kind: _Optional[_Union[EventKind, str]] = ..., container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., text: _Optional[str] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., exit: _Optional[_Union[Exit, _Mapping]] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ...) -> None: ...
+    pressure: Pressure
+    def __init__(self, cursor: _Optional[str] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., kind: _Optional[_Union[EventKind, str]] = ..., container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., text: _Optional[str] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., exit: _Optional[_Union[Exit, _Mapping]] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ...) -> None: ...
 
 class Gap(_message.Message):
     __slots__ = ("first", "end", "reason")
@@ -133,6 +135,20 @@ class Restart(_message.Message):
     life: int
     reason: str
     def __init__(self, life: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Pressure(_message.Message):
+    __slots__ = ("resource", "stall_us", "window_us", "average", "missed")
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    STALL_US_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_US_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    resource: str
+    stall_us: int
+    window_us: int
+    average: float
+    missed: int
+    def __init__(self, resource: _Optional[str] = ..., stall_us: _Optional[int] = ..., window_us: _Optional[int] = ..., average: _Optional[float] = ..., missed: _Optional[int] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ("cursor", "only_new", "container_id")

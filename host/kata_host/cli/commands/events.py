@@ -80,4 +80,8 @@ def _explain(event: pb.Event) -> str:
             return f"life {event.restart.life}: the one before ended by {event.restart.reason}"
         case pb.GAP:
             return f"events {event.gap.first} to {event.gap.end - 1} are missing: {event.gap.reason}"
+        case pb.PRESSURE:
+            met = event.pressure
+            waited = f"waited {met.stall_us // 1000} ms of {met.window_us // 1000}"
+            return f"{met.resource}: {waited}, {met.average:g} % of the last 10 s"
     return ""
