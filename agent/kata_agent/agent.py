@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
     from kata_agent.trail import Trail
+    from kata_agent.upgrade.upgrader import Init, Upgrader
     from kata_agent.worker import Doubtful, Worker
 
 BASE_DIRECTORY = "/run/kata-containers"
@@ -78,6 +79,8 @@ class Agent:
         self.life = life or Life()
         self.durations = Durations()
         self.destroyed = False
+        self.init: Init | None = None
+        """PID 1 as who starts the next agent; nobody does stand-alone."""
         self._group = group
         self._exits = exits
         self._host = host
@@ -176,6 +179,18 @@ class Agent:
         return EventHub(f"{RUN_DIRECTORY}/events", report=self._report)
 
     @cached_property
+    def upgrader(self) -> Upgrader:
+        """Whoever has another agent's code looked at, and hands over to it."""
+        from kata_agent.upgrade.upgrader import Upgrader
+
+        return Upgrader(self.init, self.life, self._exits, self.log, self.worker, RUN_DIRECTORY)
+
+    @property
+    def drain_s(self) -> float:
+        """How long calls in flight have; 0 when no other agent is to follow this one."""
+        return self.upgrader.drain_ms / 1000 if self._has("upgrader") else 0.0
+
+    @cached_property
     def trail(self) -> Trail:
         """Signals that were sent and calls that failed."""
         from kata_agent.trail import Trail
@@ -262,6 +277,26 @@ class Agent:
         self.log.error("loop", "the event loop did not turn", seconds=f"{seconds:.1f}")
         self.events.emit("hung", text=f"the agent did not answer for {seconds:.1f} s")
 
+    def note_lost_exits(self) -> None:
+        """PID 1 had to drop exits, some since this was told last: processes ended, and nobody knows how."""
+        from kata_agent.events import GAP
+
+        hub, lost = self.events, self.life.lost_exits
+        told = max((int(event.fields.get("exits", 0)) for event in hub.of_kind(GAP)), default=0)
+        if lost > told:
+            reason = f"PID 1's exit ledger was full: {lost - told} of the oldest exits are lost"
+            self.log.error("supervisor", reason, since_boot=lost)
+            hub.emit(GAP, first=hub.next + 1, end=hub.next + 1, reason=reason, exits=lost)
+
+    def _tell_life(self) -> None:
+        """Which agent goes on, and why."""
+        life = self.life
+        if life.number > 1:
+            kind = "upgraded" if life.outcome == "upgraded" else "restarted"
+            self.events.emit(kind, life=life.number, reason=life.last_end, code=life.code)
+        if life.lost_exits:
+            self.note_lost_exits()
+
     def note_failure(self, container_id: str, method: str, text: str) -> None:
         """A call has failed; those about a container are kept for `Why`."""
         if container_id:
@@ -298,8 +333,7 @@ class Agent:
     async def adopt(self) -> None:
         """After a restart under PID 1: take over the sandbox and the containers that are there."""
         if self._stored or _has_state():
-            if self.life.number > 1:
-                self.events.emit("restarted", life=self.life.number, reason=self.life.last_end)
+            self._tell_life()
             self.sandbox.adopt()
             await self.containers.adopt()
             await self.storages.sweep()

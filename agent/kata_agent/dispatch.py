@@ -93,6 +93,7 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ReadSession": "sessions",
         "ListSessions": "sessions",
         "CloseSession": "sessions",
+        "Upgrade": "upgrade",
     },
 }
 

@@ -69,6 +69,12 @@ class WrongState(AgentError):
     code = Code.FAILED_PRECONDITION
 
 
+class UnknownState(AgentError):
+    """What an agent before this one left has a version that this one does not know."""
+
+    code = Code.FAILED_PRECONDITION
+
+
 class ExitLost(AgentError):
     """A process has ended, and nobody knows how."""
 

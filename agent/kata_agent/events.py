@@ -31,6 +31,7 @@ EXITED = "exited"
 OOM = "oom"
 REMOVED = "removed"
 RESTARTED = "restarted"
+UPGRADED = "upgraded"
 HUNG = "hung"
 PRESSURE = "pressure"
 GAP = "gap"
@@ -144,6 +145,11 @@ class EventHub:
     def exits(self) -> Iterator[Event]:
         """The exits that are kept, oldest first; they outlive other events."""
         return (_decode(number, line) for number, line in tuple(self._exits))
+
+    def of_kind(self, kind: str) -> Iterator[Event]:
+        """What is kept of one kind, oldest first."""
+        found = [(number, line) for number, line in enumerate(self._ring, self._first) if _kind(line) == kind]
+        return (_decode(number, line) for number, line in found)
 
     def about(self, container_id: str) -> list[Event]:
         """What is kept about a container."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from kata_protocols.aio.server import serve
 if TYPE_CHECKING:
     from kata_agent.config import Reading
     from kata_init.control import AgentChannel
+    from kata_protocols.aio.server import Server
 
 # Cyclic garbage is rare here (tasks, exceptions); the default of 700 would walk the young objects thousands of
 # times in a stream of 32 KiB reads.
@@ -111,21 +113,40 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 stopping=stop,
                 life=supervisor.life,
             )
-            supervisor.on_late = agent.note_late
+            agent.init = supervisor
+            supervisor.on_late, supervisor.on_lost = agent.note_late, agent.note_lost_exits
             _stop_on_signals(agent)
             _watch_loop(log)
             agent.listen_for_streams()
             agent.watch_pressure()
-            await agent.adopt()
+            try:
+                await agent.adopt()
+            except errors.UnknownState as error:
+                supervisor.unfit(str(error))
+                raise
             settle_memory()
-            async with serve(Dispatcher(agent), listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
+            dispatcher = Dispatcher(agent)
+            async with serve(
+                dispatcher, listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S
+            ) as server:
                 supervisor.ready()
                 await stop.wait()
+                if agent.drain_s:
+                    await _leave(server, agent.drain_s, log)
         sys.stderr.write(COMPLETE)
         if agent.destroyed:
             supervisor.shutdown()
     finally:
         supervisor.close()
+
+
+async def _leave(server: Server, drain_s: float, log: Log) -> None:
+    """End for the next agent: calls in flight are answered, waits are not, and what is left then is as if killed."""
+    done = await server.drain(drain_s, silently=True)
+    log.info("upgrade", "ends for the next agent", answered=done)
+    os._exit(
+        0
+    )  # an orderly end would take back what is half-made and may wait for it; the next agent does that
 
 
 def make_log(reading: Reading) -> Log:

@@ -35,6 +35,8 @@ class Supervisor:
         self.life = Life()
         self.on_late: Callable[[float], None] | None = None
         """Hears after how many seconds the loop turned again, when PID 1 had called it silent."""
+        self.on_lost: Callable[[], None] | None = None
+        """Hears that PID 1 had to drop exits; `life` says how many."""
         self._channel = channel
         self._exits = exits
         self._log = log
@@ -80,6 +82,15 @@ class Supervisor:
         """The API answers."""
         self._channel.ready()
 
+    def upgrade(self, code: str, drain_ms: int, ready_ms: int) -> None:
+        """The next agent runs the code of this folder; this one ends."""
+        self._channel.upgrade(code, drain_ms, ready_ms)
+
+    def unfit(self, reason: str) -> None:
+        """This agent cannot go on with what it found. PID 1 kills it, and tells what follows."""
+        self._log.error("supervisor", "cannot go on with what is here", reason=reason)
+        self._channel.unfit(reason)
+
     def shutdown(self) -> None:
         """Ask for the power-off. PID 1 kills what is left, this process too."""
         self._channel.shutdown()
@@ -104,14 +115,22 @@ class Supervisor:
                 self._answer(time.monotonic_ns() - time_ns, limit_ns)
             case control.Boot(steps):
                 self.life.steps = steps
-            case control.Life(number, last_end):
-                self.life.number, self.life.last_end = number, last_end
+            case control.Life():
+                self._begin_life(packet)
+            case control.Lost(exits):
+                self.life.lost_exits = exits
+                if self.on_lost is not None:
+                    self.on_lost()
             case control.Refused(name, reason):
                 self._log.error("supervisor", "PID 1 did not keep descriptors", entry=name, reason=reason)
             case control.Malformed(reason):
                 self._log.error("supervisor", "a packet of PID 1 was not understood", reason=reason)
             case _:
                 pass
+
+    def _begin_life(self, packet: control.Life) -> None:
+        life = self.life
+        life.number, life.last_end, life.code, life.outcome, life.control_version = packet
 
     def _answer(self, lag_ns: int, limit_ns: int) -> None:
         self.life.note_lag(lag_ns // 1000)

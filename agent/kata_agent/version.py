@@ -10,6 +10,12 @@ API_VERSION = "0.0.1"
 AGENT_VERSION = "3.21.0"
 PROJECT_VERSION = "0.1.0"
 
+STATE_VERSION = 1
+"""Of all that an agent leaves for the next: state files, folders, and names in PID 1's store. An agent that does not
+know it must not guess: before an upgrade it is refused, after a restart it says so to PID 1 and ends."""
+STATE_KNOWN = (1,)
+"""Versions that this code can go on with."""
+
 # What Kata's agent calls features chosen when it was built; hosts and people look for these names.
 EXTRA_FEATURES = ("seccomp",)
 

@@ -18,6 +18,8 @@ from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import Code, StatusError
 
 TIMEOUT_S = 30.0
+UPGRADE_TIMEOUT_S = 180.0
+"""The other code is looked at, and compiled if need be, before the answer."""
 _METHODS = services.SANDBOX_SERVICE.methods
 
 
@@ -61,6 +63,11 @@ class SandboxService:
     async def get_boot(self) -> pb.GetBootResponse:
         """The boot's time line and the agent's life."""
         answer: pb.GetBootResponse = await self._ask("GetBoot", pb.GetBootRequest())
+        return answer
+
+    async def upgrade(self, request: pb.UpgradeRequest) -> pb.UpgradeResponse:
+        """Have the agent end for other code that lies in the guest; `kata_host.upgrade` waits for the outcome."""
+        answer: pb.UpgradeResponse = await self._ask("Upgrade", request, UPGRADE_TIMEOUT_S)
         return answer
 
     async def _ask(self, name: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kata_images.agent_archive import NAME as AGENT_ARCHIVE
+from kata_images.agent_archive import write_agent_archive
 from kata_images.apt import Archive
 from kata_images.cache import key_of
 from kata_images.compiled import make_compiled
@@ -57,6 +59,8 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
     with shop.progress.step(f"writing {output}"):
         place_program(compiled / "crun", output.parent / "crun")
         place_busybox_root(busybox, output.parent / "rootfs/busybox")
+        output.mkdir(parents=True, exist_ok=True)
+        write_agent_archive(trees["agent"], output / f".{AGENT_ARCHIVE}.new")
         document = write_image(shop, output, release, vmlinuz, layers)
     shop.cache.prune(CHANGING)
     return document
@@ -112,13 +116,12 @@ def pack(shop: Workshop, name: str, tree: Tree) -> tuple[Layer, Path]:
 def write_image(
     shop: Workshop, output: Path, release: str, vmlinuz: Path, layers: list[tuple[Layer, Path]]
 ) -> dict[str, Any]:
-    """Write the three files and return the manifest."""
-    output.mkdir(parents=True, exist_ok=True)
+    """Write the files, the agent's archive being there already, and return the manifest."""
     with (output / ".initrd.img.new").open("wb") as initrd:
         for _, archive in layers:
             initrd.write(archive.read_bytes())
     shutil.copyfile(vmlinuz, output / ".vmlinuz.new")
-    names = ("vmlinuz", "initrd.img")
+    names = ("vmlinuz", "initrd.img", AGENT_ARCHIVE)
     (output / "manifest.json").unlink(missing_ok=True)
     for name in names:
         (output / f".{name}.new").rename(output / name)

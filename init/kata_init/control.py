@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from kata_init.fdstore import FdStore
     from kata_init.ledger import Ledger
 
+VERSION = 1
+"""Of this channel: its verbs and what they mean. PID 1 tells it in `life`; an upgraded agent must know it."""
 MAX_PACKET = 8192
 MAX_NAME = 512
+MAX_TEXT = 512
 MAX_FDS = 253  # SCM_MAX_FD of the kernel
 BATCH = 256
 SEND_DEADLINE_MS = 5000
@@ -66,10 +69,23 @@ class Boot(Record):
 
 
 class Life(Record):
-    """PID 1 -> agent, after `boot`: which agent since the boot this is, from 1 on, and how the one before it ended."""
+    """PID 1 -> agent, after `boot`: which agent since the boot this is, from 1 on, and how the one before it ended.
+
+    `code` is the folder it runs from, empty for PID 1's own; `outcome` one of `succession`'s words, or empty; `version`
+    that of the channel as PID 1 speaks it.
+    """
 
     number: int
     last_end: str
+    code: str = ""
+    outcome: str = ""
+    version: int = VERSION
+
+
+class Lost(Record):
+    """PID 1 -> agent: the ledger was full, so many of the oldest exits since the boot are gone."""
+
+    exits: int
 
 
 class Ping(Record):
@@ -109,6 +125,20 @@ class Ready(Record):
     """Agent -> PID 1: the API answers."""
 
 
+class Upgrade(Record):
+    """Agent -> PID 1: this agent ends within `drain_ms`, and the next runs `code` and is ready within `ready_ms`."""
+
+    code: str
+    drain_ms: int
+    ready_ms: int
+
+
+class Unfit(Record):
+    """Agent -> PID 1: this agent cannot go on with what it found; starting it again changes nothing."""
+
+    reason: str
+
+
 class Shutdown(Record):
     """Agent -> PID 1: end in order."""
 
@@ -120,8 +150,8 @@ class Malformed(Record):
 
 
 if TYPE_CHECKING:
-    ToAgent = Stored | Exit | Synced | Refused | Boot | Life | Ping | Malformed
-    ToInit = Store | Discard | Forget | Ready | Alive | Shutdown | Malformed
+    ToAgent = Stored | Exit | Synced | Refused | Boot | Life | Lost | Ping | Malformed
+    ToInit = Store | Discard | Forget | Ready | Alive | Upgrade | Unfit | Shutdown | Malformed
 
 
 class _End:
@@ -201,6 +231,14 @@ class AgentChannel(_End):
         """Answer a `Ping`."""
         self._send([b"alive", b"%d" % lag_us])
 
+    def upgrade(self, code: str, drain_ms: int, ready_ms: int) -> None:
+        """This agent ends now; the next one runs the code in this folder."""
+        self._send([b"upgrade", code.encode(), b"%d" % drain_ms, b"%d" % ready_ms])
+
+    def unfit(self, reason: str) -> None:
+        """This agent cannot go on with what it found, and ends."""
+        self._send([b"unfit", _encode_text(reason)])
+
     def shutdown(self) -> None:
         """Ask for the orderly end: flush, sync, power off."""
         self._send([b"shutdown"])
@@ -227,6 +265,7 @@ class InitChannel(_End):
         "_refusals",
         "_store",
         "_synced",
+        "_told_dropped",
         "lost",
         "wants_write",
     )
@@ -249,6 +288,7 @@ class InitChannel(_End):
         self._cursor = 0
         self._refusals: list[tuple[str, str]] = []
         self._synced = False
+        self._told_dropped = 0
         self.lost = 0
         self.wants_write = True
 
@@ -287,8 +327,9 @@ class InitChannel(_End):
                 return False
             self._boot = ()
         if self._life is not None:
-            number, reason = self._life
-            if not _send(self._socket, b"\0".join([b"life", b"%d" % number, reason.encode()])):
+            number, *texts, version = self._life
+            fields = [_encode_text(text) for text in texts]
+            if not _send(self._socket, b"\0".join([b"life", b"%d" % number, *fields, b"%d" % version])):
                 return False
             self._life = None
         while self._names:
@@ -304,6 +345,11 @@ class InitChannel(_End):
             if not _send(self._socket, _encode_exit(entry)):
                 return False
             self._cursor = sequence + 1
+        dropped = self._ledger.dropped
+        if dropped > self._told_dropped:
+            if not _send(self._socket, b"lost\0%d" % dropped):
+                return False
+            self._told_dropped = dropped
         if not self._synced:
             self._synced = _send(self._socket, b"synced")
         return self._synced
@@ -342,6 +388,11 @@ def _send(end: _socket.socket, packet: bytes, fds: Sequence[int] = ()) -> bool:
 
 def _encode_exit(entry: Exit) -> bytes:
     return b"\0".join([b"exit", *(b"" if value is None else b"%d" % value for value in entry)])
+
+
+def _encode_text(text: str) -> bytes:
+    """For people: cut to what a packet has room for."""
+    return text[:MAX_TEXT].replace("\0", " ").encode("utf-8", "backslashreplace")
 
 
 def _take_fds(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
@@ -383,8 +434,10 @@ def _decode_to_agent(fields: list[str], fds: tuple[int, ...]) -> ToAgent:
             return Synced()
         case ["refused", name, reason]:
             return Refused(name, reason)
-        case ["life", number, last_end]:
-            return Life(int(number), last_end)
+        case ["life", number, last_end, code, outcome, version]:
+            return Life(int(number), last_end, code, outcome, int(version))
+        case ["lost", exits]:
+            return Lost(int(exits))
         case ["ping", time_ns, limit_ns]:
             return Ping(int(time_ns), int(limit_ns))
         case ["boot", *rest] if len(rest) % 2 == 0:
@@ -405,6 +458,10 @@ def _decode_to_init(fields: list[str], fds: tuple[int, ...]) -> ToInit:
             return Ready()
         case ["alive", lag_us]:
             return Alive(int(lag_us))
+        case ["upgrade", code, drain_ms, ready_ms]:
+            return Upgrade(code, int(drain_ms), int(ready_ms))
+        case ["unfit", reason]:
+            return Unfit(reason)
         case ["shutdown"]:
             return Shutdown()
     raise ValueError("no verb with these fields goes to PID 1")

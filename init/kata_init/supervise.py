@@ -16,6 +16,7 @@ from kata_init.fdstore import FdStore, StoreFullError, close_all
 from kata_init.heartbeat import Heartbeat
 from kata_init.launch import fork_agent
 from kata_init.ledger import Ledger
+from kata_init.succession import Succession
 from kata_linux import procfs, signalfd
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ class Supervisor:
         self._doorbell = doorbell
         self._backoff = Backoff()
         self._heartbeat = Heartbeat(plan.heartbeat_ns, plan.silent_ns)
+        self._succession = Succession()
         self._lives = 0
         self._last_end = ""
         self._mask = signalfd.block(_SIGNALS)
@@ -62,6 +64,7 @@ class Supervisor:
         self.reason = ""
         self.asked_by_agent = False
         self._killed_for = ""
+        self._unfit = ""
 
     def run(self) -> str:
         """Supervise until something ends it; gives the reason."""
@@ -128,6 +131,7 @@ class Supervisor:
             self._start_at_ns if self.agent_pid == 0 else None,
             self._doorbell.next_deadline_ns(),
             self._heartbeat.next_ns(),
+            self._succession.next_ns() if self.agent_pid else None,
         )
         known = [moment for moment in waits if moment is not None]
         if not known:
@@ -163,10 +167,13 @@ class Supervisor:
         ours, theirs = control.open_pair()
         try:
             self._journal.mark("agent forked")
-            plan = self._plan
-            self.agent_pid = fork_agent(plan.agent_entry, plan.words, theirs, self._mask, plan.log_path)
+            plan, succession = self._plan, self._succession
+            outcome = succession.start(time.monotonic_ns())
+            self.agent_pid = fork_agent(
+                plan.agent_entry, plan.words, theirs, self._mask, plan.log_path, succession.code
+            )
             self._lives += 1
-            life = control.Life(self._lives, self._last_end)
+            life = control.Life(self._lives, self._last_end, succession.code, outcome)
             self._channel = control.InitChannel(ours, self.ledger, self.store, self._journal.steps, life)
         except OSError:
             ours.close()
@@ -187,14 +194,37 @@ class Supervisor:
         if self.asked_by_agent or self._start_at_ns is None:
             self._journal.info(f"agent ended: {how}")
         else:
+            self._plan_successor(how)
+
+    def _plan_successor(self, how: str) -> None:
+        """What follows an agent that ended: other code, the code before it, itself, or nobody."""
+        succession, unfit = self._succession, self._unfit
+        self._unfit = ""
+        if succession.is_planned:
+            self._journal.info(f"agent ended for its upgrade: {how}")
+            self._start_at_ns = time.monotonic_ns()
+        elif failed := succession.end(hopeless=bool(unfit)):
+            self._last_end = f"the upgrade to {failed} failed: {self._last_end}"
+            self._journal.error(
+                f"{self._last_end}; the code before goes on ({succession.code or 'PID 1 has it'})"
+            )
+            self._backoff.forgive()
+            self._start_at_ns = time.monotonic_ns()
+        elif unfit:
+            self._end_machine(f"the agent cannot go on, and there is no other code: {unfit}")
+        else:
             self._plan_restart(f"ended: {how}")
+
+    def _end_machine(self, reason: str) -> None:
+        """Nothing is left to be tried."""
+        self.reason = self.reason or reason
+        self._start_at_ns = None
+        self._journal.error(self.reason)
 
     def _plan_restart(self, how: str) -> None:
         delay_ns = self._backoff.next_delay_ns()
         if delay_ns is None:
-            self.reason = f"the agent was started {ATTEMPTS} times and never ready; at last it {how}"
-            self._start_at_ns = None
-            self._journal.error(self.reason)
+            self._end_machine(f"the agent was started {ATTEMPTS} times and never ready; at last it {how}")
             return
         self._journal.error(f"agent {how}; it is started again in {delay_ns // 1_000_000} ms")
         self._start_at_ns = time.monotonic_ns() + delay_ns
@@ -215,8 +245,8 @@ class Supervisor:
         """Its channel ends: it is ending, or it could neither hear nor say anything and has to start anew."""
         channel.close()
         self._channel = None
-        if self.agent_pid and not self.asked_by_agent:
-            os.kill(self.agent_pid, signalfd.SIGKILL)  # changes nothing for one that is ending already
+        if not self.asked_by_agent:
+            self._kill_agent()  # changes nothing for one that is ending already
 
     def _handle(self, packet: control.ToInit) -> None:
         match packet:
@@ -231,10 +261,18 @@ class Supervisor:
                 self._heartbeat.start(time.monotonic_ns())
                 stamp = self._journal.mark("agent ready")
                 self._doorbell.ring(f"agent ready {stamp}")
+                if self._succession.ready():
+                    self._journal.info(f"agent is upgraded, it runs from {self._succession.code}")
             case control.Alive():
                 late_ns = self._heartbeat.answer(time.monotonic_ns())
                 if late_ns is not None:
                     self._journal.warning(f"agent answers again after {late_ns / 1e9:.1f} s")
+            case control.Upgrade(code, drain_ms, ready_ms):
+                self._succession.plan(code, drain_ms * 10**6, ready_ms * 10**6, time.monotonic_ns())
+                self._journal.info(f"agent is to be upgraded to {code}")
+            case control.Unfit(reason):
+                self._unfit, self._killed_for = reason, f"it cannot go on: {reason}"
+                self._kill_agent()
             case control.Shutdown():
                 self.asked_by_agent = True
                 self.reason = self.reason or "the agent asked for it"
@@ -244,6 +282,10 @@ class Supervisor:
     def _beat(self) -> None:
         """Ask the agent whether its loop turns, and tell when it has not answered for too long."""
         now = time.monotonic_ns()
+        if self.agent_pid and (overdue := self._succession.overdue(now)):
+            self._journal.error(f"agent is killed: {overdue}")
+            self._killed_for = f"killed by PID 1: {overdue}"
+            self._kill_agent()
         channel = self._channel
         if channel is not None and self._heartbeat.is_due(now):
             channel.ping(now, self._heartbeat.limit_ns)  # one that cannot be sent goes unanswered, too
@@ -252,7 +294,12 @@ class Supervisor:
             self._journal.error(f"agent is {reason}")
             if self._plan.restart_silent:
                 self._killed_for = f"killed by PID 1: {reason}"
-                os.kill(self.agent_pid, signalfd.SIGKILL)
+                self._kill_agent()
+
+    def _kill_agent(self) -> None:
+        """Its end is noticed as any other. It is not reaped before, so the number is its own."""
+        if self.agent_pid:
+            os.kill(self.agent_pid, signalfd.SIGKILL)
 
     def _describe_silence(self) -> str:
         try:

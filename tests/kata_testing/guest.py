@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kata_host.client import AgentClient
-from kata_host.connect import connect
+from kata_host.connect import connect, open_caller
 from kata_host.message_json import fill_message
 from kata_host.sandbox import Container, Sandbox, open_sandbox
+from kata_host.sandbox_service import SandboxService
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.streams import Process
 from kata_host.vm.base import GUEST_SHARE
@@ -76,6 +77,12 @@ class Guest:
         """A connection of its own to the sandbox that the machine has."""
         async with await connect(self.address, 10.0, reconnect=reconnect) as client:
             yield Sandbox(client, "shared", pb.GuestDetailsResponse())
+
+
+async def read_agent_life(guest: Guest) -> int:
+    """Which agent answers: each one that PID 1 starts counts one more."""
+    async with await open_caller(guest.address) as client:
+        return int((await SandboxService(client).get_boot()).life)
 
 
 def _special_files(folder: str, names: list[str]) -> list[str]:

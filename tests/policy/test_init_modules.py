@@ -12,7 +12,7 @@ from kata_testing.init_runner import BARE_PYTHON, start_machine
 OURS = {
     "kata_init": (
         "__main__ backoff boot control doorbell exits fdstore heartbeat journal launch ledger listen main plan shutdown"
-        " supervise"
+        " succession supervise"
     ),
     "kata_linux": (
         "_libc cgroupfs cmdline interfaces kmsg modules mount mountinfo namespaces power prctl procfs record"

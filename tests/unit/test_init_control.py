@@ -234,3 +234,25 @@ def test_names_that_could_not_come_back_are_refused_at_once(pair: Pair) -> None:
             pair.agent.store(name, [0])
     with pytest.raises(ValueError, match="1 to 253 descriptors"):
         pair.agent.store("x", [])
+
+
+def test_the_word_of_an_upgrade_and_of_an_agent_that_cannot_go_on_arrive(pair: Pair) -> None:
+    pair.agent.upgrade("/run/code", 5000, 20000)
+    pair.agent.unfit("version 9\0" + "ä" * 2000)
+    upgrade, unfit = pair.init.receive()
+    assert upgrade == control.Upgrade("/run/code", 5000, 20000)
+    assert unfit == control.Unfit("version 9 " + "ä" * 502)
+
+
+def test_dropped_exits_are_told_before_synced_and_again_when_there_are_more() -> None:
+    ledger = Ledger(limit=2)
+    for number in range(5):
+        ledger.add(make_exit(number + 10, 0))
+    init, agent = control.make_pair(ledger, FdStore())
+    init.pump()
+    assert agent.receive()[2:] == [control.Lost(3), control.Synced()]
+    ledger.add(make_exit(50, 0))
+    init.pump()
+    assert agent.receive() == [make_exit(50, 0), control.Lost(4)]
+    init.close()
+    agent.close()

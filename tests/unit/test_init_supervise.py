@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -120,3 +121,29 @@ def test_an_agent_that_is_never_ready_ends_it_all_with_the_reason(supervised: Su
         supervised.supervisor.reason
         == "the agent was started 10 times and never ready; at last it ended: exit code 1"
     )
+
+
+def test_an_upgrade_starts_the_other_code_at_once_without_counting_as_a_failure(
+    supervised: Supervised,
+) -> None:
+    for _ in range(8):
+        supervised.end_agent()
+        supervised.connect()
+    supervised.agent.upgrade("/code", 1000, 1000)
+    supervised.end_agent(0)
+    assert not supervised.journal.errors[-1].startswith("agent ended: exit code 0")
+    assert supervised.supervisor._start_at_ns is not None
+    assert supervised.supervisor._start_at_ns <= time.monotonic_ns()
+
+
+def test_an_agent_that_cannot_go_on_is_not_started_again_but_its_reason_is_told(
+    supervised: Supervised,
+) -> None:
+    supervised.agent.unfit("state.json has version 9")
+    with pytest.raises(ProcessLookupError):  # it is killed: the pid is nobody's here
+        supervised.supervisor._take_packets()
+    supervised.end_agent()
+    reason = "the agent cannot go on, and there is no other code: state.json has version 9"
+    assert supervised.supervisor.reason == reason
+    assert supervised.journal.errors == [reason]
+    assert supervised.supervisor._start_at_ns is None

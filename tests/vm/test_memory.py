@@ -6,21 +6,13 @@ import asyncio
 
 import pytest
 
-from kata_host.connect import open_caller
-from kata_host.sandbox_service import SandboxService
-from kata_testing.guest import Guest, plan, run_tool
+from kata_testing.guest import Guest, plan, read_agent_life, run_tool
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 DEADLINE_S = 90.0
 EATER = ("tail", "/dev/zero")
 """Looks for the end of a line that never ends."""
-
-
-async def read_agent_life(guest: Guest) -> int:
-    """Which agent answers: each one that PID 1 starts counts one more."""
-    async with await open_caller(guest.address) as client:
-        return int((await SandboxService(client).get_boot()).life)
 
 
 def test_a_guest_out_of_memory_kills_the_container_without_a_limit_and_not_the_agent(

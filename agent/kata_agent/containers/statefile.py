@@ -10,11 +10,10 @@ from typing import Any
 
 from kata_agent.cgroups.oom import Account
 from kata_agent.containers.container import Container
-from kata_agent.errors import AgentError
+from kata_agent.errors import UnknownState
+from kata_agent.version import STATE_KNOWN, STATE_VERSION
 
 FILE = "state.json"
-VERSION = 1
-"""Of the state file and of the names in PID 1's store. An agent that does not know it must not guess: it ends."""
 
 
 def save(container: Container, work: str) -> None:
@@ -22,7 +21,7 @@ def save(container: Container, work: str) -> None:
     import json  # not needed by an idle agent
 
     fields: dict[str, Any] = {
-        "version": VERSION,
+        "version": STATE_VERSION,
         "id": container.id,
         "state": container.state,
         "cgroup": container.cgroup,
@@ -52,7 +51,10 @@ def save(container: Container, work: str) -> None:
 
 
 def load(work: str) -> Container | None:
-    """The container of a work folder, its processes without streams; None when nothing was made of it yet."""
+    """The container of a work folder, its processes without streams; None when nothing was made of it yet.
+
+    Raises `UnknownState`.
+    """
     import json
 
     try:
@@ -60,10 +62,9 @@ def load(work: str) -> Container | None:
             fields = json.load(file)
     except FileNotFoundError:
         return None
-    if fields.get("version") != VERSION:
-        raise AgentError(
-            f"{work}/{FILE} has version {fields.get('version')}, this agent knows {VERSION} only"
-        )
+    if fields.get("version") not in STATE_KNOWN:
+        known = " and ".join(map(str, STATE_KNOWN))
+        raise UnknownState(f"{work}/{FILE} has version {fields.get('version')}, this agent knows {known}")
     container = Container(fields["id"])
     container.state = fields["state"]
     container.cgroup = fields["cgroup"]

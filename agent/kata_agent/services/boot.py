@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kata_agent.version import PROJECT_VERSION
 from kata_protocols.gen import sandbox_pb2 as pb
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def get_boot(agent: Agent, _request: pb.GetBootRequest) -> pb.GetBootResponse:
         loop_lag_us=life.lag_us,
         worst_lag_us=life.worst_lag_us,
         supervised=agent.supervised,
+        code=life.code,
+        version=PROJECT_VERSION,
     )
 
 

@@ -19,6 +19,8 @@ BATCH = 64
 POLL_LIMIT = 256
 MAX_POLL_LIMIT = 1024
 MAX_WAIT_S = 600.0
+ABOUT_ALL = (events.RESTARTED, events.UPGRADED, events.HUNG, events.GAP)
+"""Kinds that a filter by container lets through."""
 
 KINDS = {
     events.GAP: pb.GAP,
@@ -30,6 +32,7 @@ KINDS = {
     events.RESTARTED: pb.AGENT_RESTARTED,
     events.HUNG: pb.AGENT_HUNG,
     events.PRESSURE: pb.PRESSURE,
+    events.UPGRADED: pb.AGENT_UPGRADED,
 }
 
 
@@ -89,7 +92,7 @@ def _take(hub: EventHub, number: int, limit: int, container_id: str) -> tuple[li
         number = int(lost.fields["end"])
     for event in hub.since(number, max(0, limit - len(found))):
         number = event.sequence + 1
-        if container_id in ("", event.container_id) or event.kind in (events.RESTARTED, events.HUNG):
+        if container_id in ("", event.container_id) or event.kind in ABOUT_ALL:
             found.append(event)
     return found, number
 
@@ -116,10 +119,12 @@ def encode_event(hub: EventHub, event: Event) -> pb.Event:
             message.exit.CopyFrom(encode_exit(event))
         case events.OOM:
             message.oom.CopyFrom(pb.Oom(kills=int(fields["kills"]), limit=fields["limit"]))
-        case events.RESTARTED:
-            message.restart.CopyFrom(pb.Restart(life=int(fields["life"]), reason=fields["reason"]))
         case events.PRESSURE:
             message.pressure.CopyFrom(encode_pressure(fields))
+        case events.RESTARTED | events.UPGRADED:
+            message.restart.CopyFrom(
+                pb.Restart(life=int(fields["life"]), reason=fields["reason"], code=fields.get("code", ""))
+            )
     return message
 
 

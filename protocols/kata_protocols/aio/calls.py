@@ -257,11 +257,14 @@ class Calls:
             if running.cancel_on_disconnect and running.task is not None:
                 running.task.cancel()
 
-    def end_waits(self) -> None:
-        """The server shuts down: answer for what only waits, and cancel it."""
+    def end_waits(self, *, silently: bool = False) -> None:
+        """The server shuts down: answer for what only waits, unless `silently`, and cancel it."""
         for running in list(self._running):
             if running.cancel_on_disconnect and running.task is not None:
                 if not running.answered:
                     running.answered = True
-                    self._transport.write(self._fail(running.stream_id, *SHUTTING_DOWN))
+                    if silently:
+                        self._codec.forget(running.stream_id)
+                    else:
+                        self._transport.write(self._fail(running.stream_id, *SHUTTING_DOWN))
                 running.task.cancel()

@@ -178,14 +178,14 @@ class ServerConnection:
                 handle.cancel()
         self._turn = self._probe = None
 
-    def begin_shutdown(self) -> None:
+    def begin_shutdown(self, *, silently: bool = False) -> None:
         """Take no more calls, end those that only wait, close when the others have answered."""
         if self._closing or self._lost:
             return
         self._closing = True
         self._transport.pause_reading()
         self._stop_turns()
-        self._calls.end_waits()
+        self._calls.end_waits(silently=silently)
         if not self._calls:
             self._transport.close()
 

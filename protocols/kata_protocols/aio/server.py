@@ -45,8 +45,11 @@ class ServedConnection(Protocol):
     def held_bytes(self) -> int:
         """Received and not yet a whole message; 0 where the protocol's own windows bound it."""
 
-    def begin_shutdown(self) -> None:
-        """Take no more calls; close when those that run have answered."""
+    def begin_shutdown(self, *, silently: bool = False) -> None:
+        """Take no more calls; close when those that run have answered.
+
+        `silently`: those that only wait are not answered; to their peers the connection was lost, and they ask again.
+        """
 
     def abort(self) -> None:
         """Close now."""
@@ -139,24 +142,30 @@ class Server:
 
     # The end
 
-    def begin_shutdown(self) -> None:
+    def begin_shutdown(self, *, silently: bool = False) -> None:
         """Accept no more, take no more calls, end those that only wait; the others go on."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             self.loop.remove_reader(listener)
         for connection in list(self._connections):
-            connection.begin_shutdown()
+            connection.begin_shutdown(silently=silently)
 
-    async def shutdown(self, grace_s: float) -> None:
-        """Let handlers answer and answers leave for up to `grace_s`, then cut off."""
-        self.begin_shutdown()
+    async def drain(self, grace_s: float, *, silently: bool = False) -> bool:
+        """Take nothing new, and let handlers answer and answers leave for up to `grace_s`; whether all have."""
+        self.begin_shutdown(silently=silently)
         self._idle.clear()
         self._note_idle()
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
         except TimeoutError:
-            pass  # what is left gets no more time
+            return False
+        return True
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Let handlers answer and answers leave for up to `grace_s`, then cut off."""
+        try:
+            await self.drain(grace_s)  # what is left then gets no more time
         finally:
             for task in list(self._tasks):
                 task.cancel()
@@ -220,8 +229,9 @@ class Greeting:
     def _on_lost(self, _error: OSError | None) -> None:
         self._server.forget(self)
 
-    def begin_shutdown(self) -> None:
+    def begin_shutdown(self, *, silently: bool = False) -> None:
         """Nothing has been asked yet."""
+        del silently
         self._transport.abort()
 
     def abort(self) -> None:

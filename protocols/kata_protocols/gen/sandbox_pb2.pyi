@@ -20,6 +20,7 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEVICE: _ClassVar[EventKind]
     PRESSURE: _ClassVar[EventKind]
     AGENT_HUNG: _ClassVar[EventKind]
+    AGENT_UPGRADED: _ClassVar[EventKind]
 
 class Stream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,6 +44,7 @@ AGENT_RESTARTED: EventKind
 DEVICE: EventKind
 PRESSURE: EventKind
 AGENT_HUNG: EventKind
+AGENT_UPGRADED: EventKind
 STREAM_UNSPECIFIED: Stream
 STDOUT: Stream
 STDERR: Stream
@@ -129,12 +131,14 @@ class Oom(_message.Message):
     def __init__(self, kills: _Optional[int] = ..., limit: _Optional[str] = ...) -> None: ...
 
 class Restart(_message.Message):
-    __slots__ = ("life", "reason")
+    __slots__ = ("life", "reason", "code")
     LIFE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     life: int
     reason: str
-    def __init__(self, life: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    code: str
+    def __init__(self, life: _Optional[int] = ..., reason: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
 
 class Pressure(_message.Message):
     __slots__ = ("resource", "stall_us", "window_us", "average", "missed")
@@ -305,20 +309,24 @@ class GetBootRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetBootResponse(_message.Message):
-    __slots__ = ("steps", "life", "last_end", "loop_lag_us", "worst_lag_us", "supervised")
+    __slots__ = ("steps", "life", "last_end", "loop_lag_us", "worst_lag_us", "supervised", "code", "version")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
     LAST_END_FIELD_NUMBER: _ClassVar[int]
     LOOP_LAG_US_FIELD_NUMBER: _ClassVar[int]
     WORST_LAG_US_FIELD_NUMBER: _ClassVar[int]
     SUPERVISED_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[BootStep]
     life: int
     last_end: str
     loop_lag_us: int
     worst_lag_us: int
     supervised: bool
-    def __init__(self, steps: _Optional[_Iterable[_Union[BootStep, _Mapping]]] = ..., life: _Optional[int] = ..., last_end: _Optional[str] = ..., loop_lag_us: _Optional[int] = ..., worst_lag_us: _Optional[int] = ..., supervised: _Optional[bool] = ...) -> None: ...
+    code: str
+    version: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[BootStep, _Mapping]]] = ..., life: _Optional[int] = ..., last_end: _Optional[str] = ..., loop_lag_us: _Optional[int] = ..., worst_lag_us: _Optional[int] = ..., supervised: _Optional[bool] = ..., code: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class BootStep(_message.Message):
     __slots__ = ("name", "boottime_ns")
@@ -437,3 +445,25 @@ class CloseSessionRequest(_message.Message):
 class CloseSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class UpgradeRequest(_message.Message):
+    __slots__ = ("path", "check_only", "drain_ms", "ready_ms")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CHECK_ONLY_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_MS_FIELD_NUMBER: _ClassVar[int]
+    READY_MS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    check_only: bool
+    drain_ms: int
+    ready_ms: int
+    def __init__(self, path: _Optional[str] = ..., check_only: _Optional[bool] = ..., drain_ms: _Optional[int] = ..., ready_ms: _Optional[int] = ...) -> None: ...
+
+class UpgradeResponse(_message.Message):
+    __slots__ = ("code", "version", "life")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    version: str
+    life: int
+    def __init__(self, code: _Optional[str] = ..., version: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...

@@ -121,8 +121,9 @@ class GrpcConnection(AbstractHandler):
         self._streams.clear()
         self._server.forget(self)
 
-    def begin_shutdown(self) -> None:
-        """Close when the running calls have answered."""
+    def begin_shutdown(self, *, silently: bool = False) -> None:
+        """Close when the running calls have answered; to these peers UNAVAILABLE is a lost connection anyway."""
+        del silently
         self._closing = True
         for call in list(self._calls):
             call.end_wait()

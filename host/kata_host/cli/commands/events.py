@@ -78,6 +78,10 @@ def _explain(event: pb.Event) -> str:
             return f"{event.oom.kills} killed, limit {limit}"
         case pb.AGENT_RESTARTED:
             return f"life {event.restart.life}: the one before ended by {event.restart.reason}"
+        case pb.AGENT_UPGRADED:
+            return f"life {event.restart.life}: it runs from {event.restart.code}"
+        case pb.GAP if event.gap.first == event.gap.end:
+            return event.gap.reason
         case pb.GAP:
             return f"events {event.gap.first} to {event.gap.end - 1} are missing: {event.gap.reason}"
         case pb.PRESSURE:
