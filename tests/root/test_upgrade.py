@@ -28,7 +28,7 @@ from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
-UPGRADES = int(os.environ.get("KATA_TEST_UPGRADES", "6"))
+UPGRADES = int(os.environ.get("KATA_TEST_UPGRADES", "4"))
 SEED = int(os.environ.get("KATA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 LIMIT_S = 120.0
 
