@@ -9,7 +9,7 @@ import pytest
 
 from kata_agent.containers import state, statefile
 from kata_agent.containers.container import Container
-from kata_agent.errors import AgentError
+from kata_agent.errors import UnknownState
 
 
 def save_one(folder: Path) -> Container:
@@ -36,5 +36,5 @@ def test_a_version_that_is_not_known_is_refused(tmp_path: Path, version: int | N
     fields = json.loads(path.read_text(encoding="utf-8"))
     fields["version"] = version
     path.write_text(json.dumps(fields), encoding="utf-8")
-    with pytest.raises(AgentError, match=rf"version {version}, this agent knows 1 only"):
+    with pytest.raises(UnknownState, match=rf"version {version}, this agent knows 1"):
         statefile.load(str(tmp_path))
