@@ -17,6 +17,7 @@ from kata_images.apt import Archive
 from kata_images.cache import key_of
 from kata_images.compiled import make_compiled
 from kata_images.cpio import Tree, file, link, read_tree
+from kata_images.engine import engine_layers, make_engine, place_wheel
 from kata_images.errors import ImageError
 from kata_images.inputs import digest_of
 from kata_images.kernel import find_release, plan_modules
@@ -42,6 +43,7 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
     shop.record("modules", kernel, size_of(modules), name=f"{kernel.name} modules")
     busybox = fetch_busybox(shop)
     compiled = make_compiled(shop)
+    engine = make_engine(shop)
     interpreter = make_interpreter(shop)
     trees: dict[str, Tree] = {
         "base": base_layer(shop.recipe),
@@ -51,6 +53,7 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
         "programs": fetch_programs(shop),
         "python": interpreter_layer(interpreter),
         "libraries": make_libraries(shop, compiled, interpreter),
+        **engine_layers(engine),
         "agent": make_agent(shop, interpreter),
     }
     check_libraries({path: entry for tree in trees.values() for path, entry in tree.items()})
@@ -58,6 +61,7 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
         layers = [pack(shop, name, tree) for name, tree in trees.items()]
     with shop.progress.step(f"writing {output}"):
         place_program(compiled / "crun", output.parent / "crun")
+        place_wheel(engine, output.parent / "policy")
         place_busybox_root(busybox, output.parent / "rootfs/busybox")
         output.mkdir(parents=True, exist_ok=True)
         write_agent_archive(trees["agent"], output / f".{AGENT_ARCHIVE}.new")

@@ -8,7 +8,7 @@ needs user namespaces (`kernel.unprivileged_userns_clone`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kata_images.apt import unpack
@@ -49,12 +49,22 @@ def enter_command(root: Path, argv: Sequence[str], *, user: int) -> list[str]:
     return [*unshare, "sh", "-euc", ENTER, "sh", str(root), *argv]
 
 
-def run_in(root: Path, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> bytes:
-    """Run a program in the root with a bare environment."""
-    environment = {"PATH": SEARCH_PATH, "LC_ALL": "C", "HOME": "/", "SOURCE_DATE_EPOCH": "1"}
+def run_in(
+    root: Path,
+    argv: Sequence[str],
+    *,
+    deadline_s: float,
+    stdin: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
+    """Run a program in the root with a bare environment and what is given."""
+    bare = {"PATH": SEARCH_PATH, "LC_ALL": "C", "HOME": "/", "SOURCE_DATE_EPOCH": "1"}
     try:
         return run(
-            enter_command(root, argv, user=os.geteuid()), deadline_s=deadline_s, env=environment, stdin=stdin
+            enter_command(root, argv, user=os.geteuid()),
+            deadline_s=deadline_s,
+            env=bare | dict(environment or {}),
+            stdin=stdin,
         )
     except ImageError as error:
         if os.geteuid() != 0 and "unshare:" in str(error):

@@ -23,6 +23,7 @@ class Inputs:
     recipe: Recipe
     requirements: tuple[Requirement, ...]
     sources: Tree
+    engine: Tree
     builder: str
     key: str
 
@@ -46,6 +47,16 @@ def read_package(name: str, drop: Iterable[str]) -> Tree:
     return select(named, ["**"], drop)
 
 
+def read_crate() -> Tree:
+    """Return the policy engine's crate, which lies inside its import package."""
+    spec = find_spec("kata_policy")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImageError("policy.packages: kata_policy: not installed beside kata_images")
+    tree = read_tree(Path(spec.submodule_search_locations[0]) / "crate")
+    chosen = select(tree, ["Cargo.toml", "Cargo.lock", "pyproject.toml", "src/**"], [])
+    return {path: replace(entry, data=entry.read()) for path, entry in chosen.items()}
+
+
 def digest_of(tree: Tree) -> str:
     """Return a digest of paths, modes and contents."""
     digest = sha256()
@@ -64,12 +75,14 @@ def read_inputs(recipe: Recipe, *, environment: object) -> Inputs:
     sources: Tree = {}
     for name in recipe.agent.packages:
         sources |= read_package(name, recipe.agent.drop)
+    engine = read_crate() if recipe.policy.packages else {}
     builder = digest_of(read_package("kata_images", []))
     extra = {name: (recipe.folder / item.source) for name, item in recipe.files.items() if item.source}
     contents = {name: sha256(path.read_bytes()).hexdigest() for name, path in extra.items() if path.is_file()}
     described = str((recipe.image, recipe.kernel, recipe.python, recipe.libraries, recipe.agent, recipe.crun))
-    described += str((recipe.busybox, recipe.programs, recipe.buildroot, sorted(recipe.files.items())))
-    key = key_of(
-        described, [item.line for item in requirements], digest_of(sources), builder, contents, environment
+    described += str(
+        (recipe.busybox, recipe.programs, recipe.buildroot, recipe.policy, sorted(recipe.files.items()))
     )
-    return Inputs(recipe, requirements, sources, builder, key)
+    locked = [item.line for item in requirements]
+    key = key_of(described, locked, digest_of(sources), digest_of(engine), builder, contents, environment)
+    return Inputs(recipe, requirements, sources, engine, builder, key)

@@ -91,6 +91,13 @@ class Programs:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """Packages of the root in which the policy engine is compiled, with what they depend on; none: no engine."""
+
+    packages: Names = ()
+
+
+@dataclass(frozen=True)
 class BuildRoot:
     """Packages of the root in which C is compiled, with what they depend on."""
 
@@ -119,6 +126,7 @@ class Recipe:
     busybox: Busybox
     buildroot: BuildRoot
     programs: Programs = field(default_factory=Programs)
+    policy: Policy = field(default_factory=Policy)
     files: Mapping[str, ExtraFile] = field(default_factory=dict)
     folder: Path = Path()
 

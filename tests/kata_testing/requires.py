@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from kata_policy.engine import find_extension
 from kata_testing.repository import BUILD, GUEST_FILES
 
 VARIABLE = "KATA_TEST_REQUIRE"
@@ -81,6 +82,10 @@ def _probe_crun(_: str) -> str | None:
 def _probe_guest_image(_: str) -> str | None:
     absent = [file.name for file in GUEST_FILES if not file.is_file()]
     return f"build/guest has no {', '.join(absent)}: run `kata-image build`" if absent else None
+
+
+def _probe_policy_engine(_: str) -> str | None:
+    return None if find_extension() else "no policy engine: run scripts/image, which builds and installs it"
 
 
 def _probe_cgroup2(controller: str) -> str | None:
@@ -157,6 +162,7 @@ NEEDS: Mapping[str, Need] = {
     "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
     "capability": Need(_probe_capability, by_setup=False),
+    "policy-engine": Need(_probe_policy_engine, by_setup=False),
     "hugepages": Need(_probe_hugepages, by_setup=False),
     "loop": Need(_probe_loop, by_setup=False),
     "psi": Need(_probe_psi, by_setup=False),
