@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kata_agent.events import EventHub
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
+    from kata_agent.memory.agent import MemoryAgent
     from kata_agent.metrics.collect import Collector
     from kata_agent.mounts.mirror.watcher import Watcher
     from kata_agent.mounts.storage.registry import Storages
@@ -87,6 +88,7 @@ class Agent:
         self._stored = stored
         self._passed: PassedConnections | None = None
         self._pressure: PressureWatch | None = None
+        self._memory: MemoryAgent | None = None
 
     @cached_property
     def worker(self) -> Worker:
@@ -234,6 +236,35 @@ class Agent:
             report=self._report,
             oom=self.oom,
         )
+
+    def start_memory_agent(self) -> None:
+        """Begin to take back cold memory, if that is configured. A failure is logged: everything else works."""
+        if not self.config.mem_agent_enable:
+            return
+        from kata_agent.errors import AgentError
+        from kata_agent.memory.agent import MemoryAgent
+        from kata_agent.memory.settings import from_config
+
+        try:
+            memcg, compact = from_config(self.config)
+        except AgentError as error:
+            self._report("the memory agent stays off", error)
+            return
+        self._memory = MemoryAgent(memcg, compact, worker=self.worker, exits=self._exits, log=self.log)
+        self._memory.start(self._group)
+
+    def require_memory(self) -> MemoryAgent:
+        """The memory agent. Raises `WrongState` with the text that hosts know."""
+        if self._memory is None:
+            from kata_agent.errors import WrongState
+
+            raise WrongState("mem-agent is disabled")
+        return self._memory
+
+    def stop_tasks(self) -> None:
+        """End what goes on without anybody's call; the task group waits for it."""
+        if self._memory is not None:
+            self._memory.close()
 
     def listen_for_streams(self) -> None:
         """Open the listener for the streams' own connections, if one is configured, or go on with that of an

@@ -82,7 +82,9 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         agent.watch_pressure()
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
+            agent.start_memory_agent()
             await agent.stopping.wait()
+            agent.stop_tasks()
             # What was made here ends here: nobody would be left to reap it or to read its output.
             await agent.close()
 
@@ -130,7 +132,9 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 dispatcher, listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S
             ) as server:
                 supervisor.ready()
+                agent.start_memory_agent()
                 await stop.wait()
+                agent.stop_tasks()
                 if agent.drain_s:
                     await _leave(server, agent.drain_s, log)
         sys.stderr.write(COMPLETE)

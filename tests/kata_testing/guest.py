@@ -94,8 +94,8 @@ def _special_files(folder: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def boot_guest(folder: Path) -> Iterator[Guest]:
-    """Boot with a share that holds a busybox root; stop the machine at the end."""
+def boot_guest(folder: Path, *words: str) -> Iterator[Guest]:
+    """Boot with a share that holds a busybox root and these kernel words; stop the machine at the end."""
     share = folder / "share"
     shutil.copytree(BUILD / "rootfs" / "busybox", share / "busybox", symlinks=True, ignore=_special_files)
     for name in ("guest-proc", "share"):
@@ -105,7 +105,8 @@ def boot_guest(folder: Path) -> Iterator[Guest]:
     make_image(disk, DISK_BYTES, "mkfs.ext4", "-q")
     # Level 5 lets the kernel's warnings through to the console, where each test looks for them.
     start = ("vm", "start", "--name", "shared", "--json", "--share", str(share), "--kernel-arg", "loglevel=5")
-    done = run_tool(*start, "--disk", str(disk), vm_dir=vm_dir)
+    arguments = [argument for word in words for argument in ("--kernel-arg", word)]
+    done = run_tool(*start, "--disk", str(disk), *arguments, vm_dir=vm_dir)
     if done.returncode != 0:
         raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")
     described = json.loads(done.stdout)

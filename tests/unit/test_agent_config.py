@@ -76,7 +76,7 @@ def write(tmp_path: Path) -> Write:
         ("agent.guest_components_rest_api=attestation", "guest_components_rest_api", "attestation"),
         ("agent.guest_components_procs=none", "guest_components_procs", "none"),
         (f"{MEM}enable=1\n{MEM}memcg_swap=true", "mem_agent_memcg_swap", True),
-        (f"{MEM}memcg_swap=true {MEM}enable=1", "mem_agent_memcg_swap", False),
+        (f"{MEM}memcg_swap=true {MEM}enable=1", "mem_agent_memcg_swap", True),
         (f"{MEM}enable=true {MEM}memcg_swappiness_max=255", "mem_agent_memcg_swappiness_max", 255),
         (f"{MEM}enable=true {MEM}compact_sec_max=-1", "mem_agent_compact_sec_max", -1),
         (f"{MEM}enable=false {MEM}compact_order=7", "mem_agent_compact_order", 9),

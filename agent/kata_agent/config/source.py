@@ -106,13 +106,16 @@ def find_config_file(cmdline: str) -> str | None:
 
 
 def parse_cmdline(cmdline: str) -> Reading:
-    """Settings from the text of `/proc/cmdline`."""
+    """Settings from the text of `/proc/cmdline`.
+
+    What counts behind another word alone counts before it, too: runtime-rs writes those words in any order.
+    """
     rows = {row.word: row for row in SETTINGS if row.word}
     found = Found()
     unknown = []
-    for word in split_words(cmdline):
+    words = [(rows.get(word.partition("=")[0]), word) for word in split_words(cmdline)]
+    for row, word in sorted(words, key=lambda pair: pair[0] is not None and bool(pair[0].under)):
         name, separator, text = word.partition("=")
-        row = rows.get(name)
         if row is None or (separator and row.flag == "only") or (not separator and not row.flag):
             unknown.append(word)
         elif not row.under or found.values.get(row.under):

@@ -101,67 +101,82 @@ class Config(Settings):
     )  # fmt: skip
 
     mem_agent_enable = Setting(
-        value.parse_loose_switch, OFF, f"the other mem_agent settings count behind this word alone; {_NO_USE}",
+        value.parse_loose_switch, OFF, "the memory agent; its other settings count behind this word alone",
         word=f"{_MEM}enable", key="mem_agent_enable", toml=BOOLEAN,
     )  # fmt: skip
     mem_agent_memcg_disable = Setting(
-        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}memcg_disable", key="mem_agent_memcg_disable",
+        value.parse_switch, OFF, "do not take back cold pages",
+        word=f"{_MEM}memcg_disable", key="mem_agent_memcg_disable",
         toml=BOOLEAN, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_swap = Setting(
-        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}memcg_swap", key="mem_agent_memcg_swap",
+        value.parse_switch, OFF, "take back anonymous pages, too, when there is swap",
+        word=f"{_MEM}memcg_swap", key="mem_agent_memcg_swap",
         toml=BOOLEAN, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_swappiness_max = Setting(
-        value.parse_u8, 50, _NO_USE, word=f"{_MEM}memcg_swappiness_max", key="mem_agent_memcg_swappiness_max",
+        value.parse_u8, 50, "at most so much of anonymous pages, 0 to 200",
+        word=f"{_MEM}memcg_swappiness_max", key="mem_agent_memcg_swappiness_max",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_period_secs = Setting(
-        value.parse_u64, 600, _NO_USE, word=f"{_MEM}memcg_period_secs", key="mem_agent_memcg_period_secs",
+        value.parse_u64, 600, "seconds between two rounds of taking back",
+        word=f"{_MEM}memcg_period_secs", key="mem_agent_memcg_period_secs",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_period_psi_percent_limit = Setting(
-        value.parse_u8, 1, _NO_USE, word=f"{_MEM}memcg_period_psi_percent_limit",
+        value.parse_u8, 1, "leave alone who waited for more of the period, in percent",
+        word=f"{_MEM}memcg_period_psi_percent_limit",
         key="mem_agent_memcg_period_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_eviction_psi_percent_limit = Setting(
-        value.parse_u8, 1, _NO_USE, word=f"{_MEM}memcg_eviction_psi_percent_limit",
+        value.parse_u8, 1, "stop taking back from who waits for more of the time, in percent",
+        word=f"{_MEM}memcg_eviction_psi_percent_limit",
         key="mem_agent_memcg_eviction_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_memcg_eviction_run_aging_count_min = Setting(
-        value.parse_u64, 3, _NO_USE, word=f"{_MEM}memcg_eviction_run_aging_count_min",
+        value.parse_u64, 3, "take back from the so manieth round on",
+        word=f"{_MEM}memcg_eviction_run_aging_count_min",
         key="mem_agent_memcg_eviction_run_aging_count_min", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_disable = Setting(
-        value.parse_switch, OFF, _NO_USE, word=f"{_MEM}compact_disable", key="mem_agent_compact_disable",
+        value.parse_switch, OFF, "do not compact memory",
+        word=f"{_MEM}compact_disable", key="mem_agent_compact_disable",
         toml=BOOLEAN, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_period_secs = Setting(
-        value.parse_u64, 600, _NO_USE, word=f"{_MEM}compact_period_secs", key="mem_agent_compact_period_secs",
+        value.parse_u64, 600, "seconds between two looks whether to compact",
+        word=f"{_MEM}compact_period_secs", key="mem_agent_compact_period_secs",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_period_psi_percent_limit = Setting(
-        value.parse_u8, 1, _NO_USE, word=f"{_MEM}compact_period_psi_percent_limit",
+        value.parse_u8, 1, "do not when tasks waited for more of the period, in percent",
+        word=f"{_MEM}compact_period_psi_percent_limit",
         key="mem_agent_compact_period_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_psi_percent_limit = Setting(
-        value.parse_u8, 5, _NO_USE, word=f"{_MEM}compact_psi_percent_limit",
+        value.parse_u8, 5, "stop when tasks wait for more of the time, in percent",
+        word=f"{_MEM}compact_psi_percent_limit",
         key="mem_agent_compact_psi_percent_limit", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_sec_max = Setting(
-        value.parse_i64, 300, _NO_USE, word=f"{_MEM}compact_sec_max", key="mem_agent_compact_sec_max",
+        value.parse_i64, 300, "seconds that a compaction may take",
+        word=f"{_MEM}compact_sec_max", key="mem_agent_compact_sec_max",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_order = Setting(
-        value.parse_u8, 9, _NO_USE, word=f"{_MEM}compact_order", key="mem_agent_compact_order",
+        value.parse_u8, 9, "blocks of lower orders count as fragments",
+        word=f"{_MEM}compact_order", key="mem_agent_compact_order",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_threshold = Setting(
-        value.parse_u64, 1024, _NO_USE, word=f"{_MEM}compact_threshold", key="mem_agent_compact_threshold",
+        value.parse_u64, 1024, "compact when so many pages are fragmented anew",
+        word=f"{_MEM}compact_threshold", key="mem_agent_compact_threshold",
         toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
     mem_agent_compact_force_times = Setting(
-        value.parse_u64, (1 << 64) - 1, _NO_USE, word=f"{_MEM}compact_force_times",
+        value.parse_u64, (1 << 64) - 1, "compact after so many looks that did not",
+        word=f"{_MEM}compact_force_times",
         key="mem_agent_compact_force_times", toml=INTEGER, under="mem_agent_enable",
     )  # fmt: skip
 

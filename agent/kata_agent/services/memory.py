@@ -1,0 +1,30 @@
+"""`MemAgentMemcgSet` and `MemAgentCompactSet`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kata_protocols.gen.empty_pb2 import Empty
+
+if TYPE_CHECKING:
+    from kata_agent.agent import Agent
+    from kata_protocols.gen import agent_pb2
+
+
+def set_memcg(agent: Agent, request: agent_pb2.MemAgentMemcgConfig) -> Empty:
+    """Change what the memory agent may take back; fields that are not set stay."""
+    agent.require_memory().set_memcg(_present(request))
+    return Empty()
+
+
+def set_compact(agent: Agent, request: agent_pb2.MemAgentCompactConfig) -> Empty:
+    """Change when the memory agent compacts; fields that are not set stay."""
+    agent.require_memory().set_compact(_present(request))
+    return Empty()
+
+
+def _present(request: Any) -> dict[str, Any]:
+    return {field.name: value for field, value in request.ListFields()}
+
+
+HANDLERS = {"MemAgentMemcgSet": set_memcg, "MemAgentCompactSet": set_compact}

@@ -1,0 +1,88 @@
+"""The memory agent with a real kernel: cold pages of a quiet container are given back, memory is compacted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_host.connect import connect
+from kata_host.sandbox import Sandbox, open_sandbox
+from kata_protocols.gen import agent_pb2 as pb
+from kata_protocols.status import StatusError
+from kata_testing.guest import Guest, boot_guest, plan
+from kata_testing.wire import run_async
+
+pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
+
+DEADLINE_S = 120.0
+BIG_BYTES = 48 << 20
+WORDS = (
+    "agent.mem_agent_memcg_period_secs=1",  # before the word that enables it, which is all the same here
+    "agent.mem_agent_enable=1",
+    "agent.mem_agent_memcg_eviction_run_aging_count_min=2",
+    # Emulated, a machine with so little to do waits for its disk and memory all the time.
+    "agent.mem_agent_memcg_period_psi_percent_limit=100",
+    "agent.mem_agent_memcg_eviction_psi_percent_limit=100",
+    "agent.mem_agent_compact_psi_percent_limit=100",
+)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    with boot_guest(tmp_path_factory.mktemp("memory", numbered=True), *WORDS) as guest:
+        yield guest
+
+
+async def wait_for_record(console: Path, message: str, wanted: Any) -> dict[str, Any]:
+    """The first record of the agent's log with this message of which `wanted` holds."""
+    tail = await asyncio.create_subprocess_exec(
+        "tail", "-n", "+1", "-F", str(console), stdout=asyncio.subprocess.PIPE
+    )
+    assert tail.stdout is not None
+    try:
+        while line := (await tail.stdout.readline()).decode(errors="replace"):
+            if f'"{message}"' in line:
+                record: dict[str, Any] = json.loads(line[line.index("{") :])
+                if wanted(record):
+                    return record
+        raise AssertionError("the console ended")
+    finally:
+        tail.kill()
+        await tail.communicate()
+
+
+async def read_cache_bytes(sandbox: Sandbox, container_id: str) -> int:
+    answer = await sandbox.client.stats_container(pb.StatsContainerRequest(container_id=container_id))
+    return int(answer.cgroup_stats.memory_stats.stats["file"])
+
+
+def test_cold_pages_are_given_back_and_memory_is_compacted(machine: Guest) -> None:
+    with (machine.share / "busybox/big").open("wb") as file:
+        file.truncate(BIG_BYTES)
+
+    async def body() -> None:
+        async with await connect(machine.address) as client:
+            with pytest.raises(StatusError, match="swappiness_max 201: at least 0 and at most 200"):
+                await client.mem_agent_memcg_set(pb.MemAgentMemcgConfig(swappiness_max=201))
+            async with open_sandbox(client) as sandbox:
+                spec = plan("sh", "-c", "cat /big > /dev/null; echo read; read x")
+                async with sandbox.container(spec) as container:
+                    await container.start()
+                    assert await anext(container.read_stdout()) == b"read\n"
+                    cached = await read_cache_bytes(sandbox, container.container_id)
+                    assert cached > BIG_BYTES // 2, "the test wants pages that can be given back"
+                    await wait_for_record(
+                        machine.console, "reclaim round", lambda record: int(record["freed_pages"]) > BIG_BYTES // 4096 // 2
+                    )
+                    left = await read_cache_bytes(sandbox, container.container_id)
+                    assert left < cached // 2, (left, cached)
+            done = await wait_for_record(machine.console, "compaction round", lambda _: True)
+            assert done["outcome"] == "done"
+            await client.mem_agent_compact_set(pb.MemAgentCompactConfig(disabled=True))
+
+    run_async(body(), DEADLINE_S)
