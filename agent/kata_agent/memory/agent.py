@@ -29,7 +29,7 @@ DISABLED = "mem-agent is disabled"
 
 
 class MemoryAgent:
-    """Runs rounds from `start` to `close`; asked before or after, it is disabled."""
+    """Runs rounds from `start` to `close`. Changes count from the first round on; after a failed start it is disabled."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class MemoryAgent:
         self._memcg_changed = asyncio.Event()
         self._compact_changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._reason = "it has not started yet"
+        self._reason = ""
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin, in `group`; whether the kernel has what is needed is found out there."""
@@ -89,7 +89,6 @@ class MemoryAgent:
             self._reason = describe(error)
             self._log.error("memory", "the memory agent stays off", error=self._reason)
             return
-        self._reason = ""
         self._log.info("memory", "the memory agent runs")
         self._tasks.append(
             group.create_task(self._loop("compaction", self._compact_changed, self._compact_once))
