@@ -21,6 +21,7 @@ pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 DEADLINE_S = 120.0
 BIG_BYTES = 48 << 20
+BIG_PAGES = BIG_BYTES // 4096
 WORDS = (
     "agent.mem_agent_memcg_period_secs=1",  # before the word that enables it, which is all the same here
     "agent.mem_agent_enable=1",
@@ -69,6 +70,9 @@ def test_cold_pages_are_given_back_and_memory_is_compacted(machine: Guest) -> No
         async with await connect(machine.address) as client:
             with pytest.raises(StatusError, match="swappiness_max 201: at least 0 and at most 200"):
                 await client.mem_agent_memcg_set(pb.MemAgentMemcgConfig(swappiness_max=201))
+            done = await wait_for_record(machine.console, "compaction round", lambda _: True)
+            assert done["outcome"] == "done"
+            await client.mem_agent_compact_set(pb.MemAgentCompactConfig(disabled=True))
             async with open_sandbox(client) as sandbox:
                 spec = plan("sh", "-c", "cat /big > /dev/null; echo read; read x")
                 async with sandbox.container(spec) as container:
@@ -77,12 +81,11 @@ def test_cold_pages_are_given_back_and_memory_is_compacted(machine: Guest) -> No
                     cached = await read_cache_bytes(sandbox, container.container_id)
                     assert cached > BIG_BYTES // 2, "the test wants pages that can be given back"
                     await wait_for_record(
-                        machine.console, "reclaim round", lambda record: int(record["freed_pages"]) > BIG_BYTES // 4096 // 2
+                        machine.console,
+                        "reclaim round",
+                        lambda record: int(record["freed_pages"]) > BIG_PAGES // 2,
                     )
                     left = await read_cache_bytes(sandbox, container.container_id)
                     assert left < cached // 2, (left, cached)
-            done = await wait_for_record(machine.console, "compaction round", lambda _: True)
-            assert done["outcome"] == "done"
-            await client.mem_agent_compact_set(pb.MemAgentCompactConfig(disabled=True))
 
     run_async(body(), DEADLINE_S)

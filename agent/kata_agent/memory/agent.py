@@ -29,7 +29,7 @@ DISABLED = "mem-agent is disabled"
 
 
 class MemoryAgent:
-    """Runs rounds from `start` to `close`. Changes count from the first round on; after a failed start it is disabled."""
+    """Runs rounds from `start` to `close`. What is changed before the first counts in it."""
 
     def __init__(
         self,
