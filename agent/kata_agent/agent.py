@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
+from kata_agent import flight
 from kata_agent.durations import Durations
 from kata_agent.life import Life
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kata_agent.devices.cdi.inject import Cdi
     from kata_agent.devices.hotplug import Hotplug
     from kata_agent.events import EventHub
+    from kata_agent.flight import Flight
     from kata_agent.guest.copyfile import Copier
     from kata_agent.log import Log
     from kata_agent.memory.agent import MemoryAgent
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from kata_agent.mounts.mirror.watcher import Watcher
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.network.network import Network
+    from kata_agent.operators import Operators
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
@@ -45,6 +48,7 @@ CGROUP_ROOT = "/sys/fs/cgroup"
 KERNEL_CALLS_AT_ONCE = 16
 DOUBTFUL_CALLS_AT_ONCE = 8
 DOUBTFUL_CALL_S = 5.0
+LAST_CALLS = 16
 
 
 class Host(Protocol):
@@ -89,6 +93,7 @@ class Agent:
         self._passed: PassedConnections | None = None
         self._pressure: PressureWatch | None = None
         self._memory: MemoryAgent | None = None
+        self.operators: Operators | None = None
 
     @cached_property
     def worker(self) -> Worker:
@@ -271,11 +276,11 @@ class Agent:
         agent before this one. A failure is logged: everything else works without it."""
         if not self.config.passfd_listener:
             return
-        from kata_agent.passed_listener import open_listener
+        from kata_agent.kept_listener import open_listener
         from kata_agent.processes import passed
 
         try:
-            listener = open_listener(self.config.passfd_listener, self._host, self._stored)
+            listener = open_listener(passed.LISTENER, self.config.passfd_listener, self._host, self._stored)
         except (OSError, ValueError) as error:
             self._report("no streams on connections of their own", error)
             return
@@ -289,6 +294,36 @@ class Agent:
 
         limits = pressure.parse_limits(self.config.pressure)
         self._pressure = pressure.PressureWatch(limits, tell=self._tell_pressure, report=self._report)
+
+    @cached_property
+    def flight(self) -> Flight:
+        """The recorder of calls; supervised, the next agent reads it."""
+        stored = self._stored.pop(flight.NAME, ())
+        recorder = flight.open_flight(stored, self.life.number)
+        if not stored:
+            self._host.store(flight.NAME, (recorder.ring, recorder.crash))
+        return recorder
+
+    def tell_last_end(self) -> None:
+        """Open the recorder, and log what the agent before this one was doing when it ended."""
+        recorder = self.flight
+        if self.life.number == 1:
+            return
+        calls = [call for call in recorder.read() if call.life == self.life.number - 1]
+        fields = {"reason": self.life.last_end, "calls": flight.describe(calls, LAST_CALLS)}
+        if recorder.last_crash:
+            fields["crash"] = recorder.last_crash
+        self.log.error("root", "the agent before this one has ended", life=self.life.number - 1, **fields)
+
+    def open_for_operators(self) -> None:
+        """Open what operators read, where the settings ask for it."""
+        config = self.config
+        if config.log_listener or config.kernel_log:
+            from kata_agent.operators import Operators
+
+            self.operators = Operators(self, self._host, self._stored)
+        self.tell_last_end()
+        self.log.forget_early()
 
     @property
     def exits(self) -> ExitBook:
@@ -360,6 +395,9 @@ class Agent:
             self._passed.close()
         if self._pressure is not None:
             self._pressure.close()
+        if self.operators is not None:
+            self.operators.close()
+        self.flight.close()
 
     async def adopt(self) -> None:
         """After a restart under PID 1: take over the sandbox and the containers that are there."""

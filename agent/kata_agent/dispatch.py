@@ -18,6 +18,8 @@ from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from kata_agent import errors
+from kata_agent.around import surround
+from kata_agent.flight import QUIET
 from kata_protocols import services
 from kata_protocols.aio.router import Endpoint, Router
 from kata_protocols.status import StatusError
@@ -94,6 +96,8 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ListSessions": "sessions",
         "CloseSession": "sessions",
         "Upgrade": "upgrade",
+        "LogLevel": "operator",
+        "LastCalls": "operator",
     },
 }
 
@@ -156,7 +160,7 @@ class Dispatcher(Router):
             handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
         return Endpoint(
             about.request_type,
-            self._wrap(service, method, handler),
+            self._surround(service, method, self._wrap(service, method, handler)),
             cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
             server_streaming=about.server_streaming,
         )
@@ -172,6 +176,10 @@ class Dispatcher(Router):
             return None
         refusal: Handler = endpoints.refuse(allowed, message)
         return refusal
+
+    def _surround(self, service: str, method: str, inner: Wrapped) -> Wrapped:
+        """What is done around the whole call, its status known: the flight recorder."""
+        return inner if method in QUIET else surround(inner, self._agent.flight.recorder(method))
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
         agent = self._agent

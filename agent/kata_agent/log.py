@@ -13,12 +13,17 @@ import time
 
 # The C half of the standard library's json, without the 0.2 MB of its pure Python half.
 from _json import encode_basestring_ascii as _quote
+from typing import TYPE_CHECKING
 
 from kata_protocols.log_record import LEVELS, ORDER, timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A write of at most PIPE_BUF to a pipe is whole, and does not block once the pipe polls writable.
 LINE_LIMIT_BYTES = select.PIPE_BUF
 _VALUE_LIMIT = 1500
+_EARLY_LIMIT = 64
 
 
 class Log:
@@ -29,13 +34,30 @@ class Log:
         self._fd = fd
         self._threshold = ORDER.index(level)
         self._dropped = 0
+        self._sinks: list[Callable[[bytes], None]] = []
+        self._early: list[bytes] | None = []
         self._is_cut = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
+    @property
+    def level(self) -> str:
+        """The least severe level that is written."""
+        return ORDER[self._threshold]
+
     def set_level(self, level: str) -> None:
         """Records below `level` are not written from now on."""
         self._threshold = ORDER.index(level)
+
+    def attach(self, sink: Callable[[bytes], None]) -> None:
+        """Have each line from now on, and those of the start, go to `sink` too, which must not block or raise."""
+        for line in self._early or ():
+            sink(line)
+        self._sinks.append(sink)
+
+    def forget_early(self) -> None:
+        """Nobody will attach any more who must hear of the start."""
+        self._early = None
 
     def debug(self, subsystem: str, message: str, **fields: object) -> None:
         """Write a record that helps to find a defect."""
@@ -61,6 +83,10 @@ class Log:
             fields["dropped-records"] = self._dropped
         line = render(level, subsystem, message, fields, time.time_ns(), os.getpid())
         self._dropped = 0 if self._put(line) else self._dropped + 1
+        if self._early is not None and len(self._early) < _EARLY_LIMIT:
+            self._early.append(line)
+        for sink in self._sinks:
+            sink(line)
 
     def _put(self, line: bytes) -> bool:
         try:

@@ -78,6 +78,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         )
         _stop_on_signals(agent)
         _watch_loop(log)
+        agent.open_for_operators()
         agent.listen_for_streams()
         agent.watch_pressure()
         settle_memory()
@@ -119,6 +120,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             supervisor.on_late, supervisor.on_lost = agent.note_late, agent.note_lost_exits
             _stop_on_signals(agent)
             _watch_loop(log)
+            agent.open_for_operators()
             agent.listen_for_streams()
             agent.watch_pressure()
             try:

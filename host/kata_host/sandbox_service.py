@@ -70,6 +70,16 @@ class SandboxService:
         answer: pb.UpgradeResponse = await self._ask("Upgrade", request, UPGRADE_TIMEOUT_S)
         return answer
 
+    async def log_level(self, level: str = "") -> pb.LogLevelResponse:
+        """The agent's log level; with one, it is changed."""
+        answer: pb.LogLevelResponse = await self._ask("LogLevel", pb.LogLevelRequest(level=level))
+        return answer
+
+    async def last_calls(self) -> pb.LastCallsResponse:
+        """What the agent was asked last, and the one before it, and how that ended."""
+        answer: pb.LastCallsResponse = await self._ask("LastCalls", pb.LastCallsRequest())
+        return answer
+
     async def _ask(self, name: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         return await self._client.call(_METHODS[name], request, timeout_s=timeout_s)
 

@@ -17,6 +17,7 @@ from kata_agent.config.value import AllowList
 from kata_agent.durations import Durations
 from kata_agent.endpoints import find_unknown
 from kata_agent.events import EventHub
+from kata_agent.flight import open_flight
 from kata_agent.log import Log
 from kata_protocols import services
 from kata_protocols.aio.reply import PipeReply
@@ -27,6 +28,9 @@ from kata_testing.wire import run_async
 
 NOT_BUILT = sorted(name for name, module in dispatch.METHODS[dispatch.AGENT].items() if module is None)
 BUILT = sorted(name for name, module in dispatch.METHODS[dispatch.AGENT].items() if module is not None)
+
+
+FLIGHT = open_flight((), 1)
 
 
 class FakeContainers:
@@ -59,6 +63,7 @@ class FakeAgent:
     def __init__(self, log: Log, answer: object = None, settings: Config | None = None) -> None:
         self.log = log
         self.config = settings or Config()
+        self.flight = FLIGHT
         self.containers = FakeContainers(answer)
         self.noted: list[tuple[str, str, str]] = []
         self.events = EventHub()
@@ -170,6 +175,19 @@ def test_a_list_that_could_not_be_read_says_why_it_refuses(make: Any) -> None:
 def test_names_on_the_list_that_stand_for_nothing_are_found() -> None:
     assert find_unknown(ALLOWED) == []
     assert find_unknown(AllowList(frozenset({"CreateContainers", "Check"}))) == ["CreateContainers"]
+
+
+def test_calls_are_recorded_with_their_status_and_streams_are_not(make: Any) -> None:
+    before = len(FLIGHT.read())
+    call(make(), "StartContainer", agent_pb2.StartContainerRequest(container_id="c7"))
+    with pytest.raises(StatusError):
+        call(make(errors.UnknownContainer("c8")), "StartContainer")
+    call(make(b"out"), "ReadStdout")
+    calls = FLIGHT.read()[before:]
+    assert [(one.method, one.container_id, one.finished, one.code) for one in calls] == [
+        ("StartContainer", "c7", True, 0),
+        ("StartContainer", "", True, 13),
+    ]
 
 
 def test_reflection_sees_every_service(make: Any) -> None:

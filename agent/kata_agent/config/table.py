@@ -34,6 +34,14 @@ class Config(Settings):
         value.parse_level, "info", f"least severe level to log: {', '.join(value.LOG_LEVELS)}",
         word="agent.log", key="log_level", env="KATA_AGENT_LOG_LEVEL",
     )  # fmt: skip
+    log_listener = Setting(
+        value.parse_listener, "", "vsock port on which the host reads the log, usually 1025; the console has it too",
+        word="agent.log_vport", key="log_vport", toml=INTEGER, unset="",
+    )  # fmt: skip
+    kernel_log = Setting(
+        value.parse_switch, OFF, "pass the kernel's messages to the log; not in Kata's agent",
+        word="agent.kernel_log", flag="too", key="kernel_log", toml=BOOLEAN,
+    )  # fmt: skip
     hotplug_timeout_s = Setting[float](
         value.parse_seconds, 3, "seconds to wait for a hot-plugged device; 0 is ignored",
         word="agent.hotplug_timeout", key="hotplug_timeout", toml=DURATION, unset=0,

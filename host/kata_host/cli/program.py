@@ -13,7 +13,19 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from kata_host.cli.commands import boot, connect, events, examples, exits, generate, logs, ps, upgrade, vm
+from kata_host.cli.commands import (
+    boot,
+    connect,
+    events,
+    examples,
+    exits,
+    generate,
+    log_level,
+    logs,
+    ps,
+    upgrade,
+    vm,
+)
 from kata_host.cli.commands import run as run_command
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import Interrupted, interruptible
@@ -52,7 +64,20 @@ def build_parser() -> argparse.ArgumentParser:
         "-l", "--log-level", choices=LEVELS, default="info", help="how much `connect` logs (default info)"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for command in (run_command, vm, connect, events, ps, exits, logs, boot, upgrade, generate, examples):
+    for command in (
+        run_command,
+        vm,
+        connect,
+        events,
+        ps,
+        exits,
+        logs,
+        log_level,
+        boot,
+        upgrade,
+        generate,
+        examples,
+    ):
         command.add_parser(verbs)
     help_verb = verbs.add_parser("help", help="show this help")
     help_verb.set_defaults(run=None)

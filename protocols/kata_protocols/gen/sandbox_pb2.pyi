@@ -467,3 +467,55 @@ class UpgradeResponse(_message.Message):
     version: str
     life: int
     def __init__(self, code: _Optional[str] = ..., version: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
+
+class LogLevelRequest(_message.Message):
+    __slots__ = ("level",)
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    level: str
+    def __init__(self, level: _Optional[str] = ...) -> None: ...
+
+class LogLevelResponse(_message.Message):
+    __slots__ = ("level", "before", "dropped")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    level: str
+    before: str
+    dropped: int
+    def __init__(self, level: _Optional[str] = ..., before: _Optional[str] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class LastCallsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LastCallsResponse(_message.Message):
+    __slots__ = ("calls", "life", "last_end", "crash")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    LAST_END_FIELD_NUMBER: _ClassVar[int]
+    CRASH_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[RecordedCall]
+    life: int
+    last_end: str
+    crash: str
+    def __init__(self, calls: _Optional[_Iterable[_Union[RecordedCall, _Mapping]]] = ..., life: _Optional[int] = ..., last_end: _Optional[str] = ..., crash: _Optional[str] = ...) -> None: ...
+
+class RecordedCall(_message.Message):
+    __slots__ = ("number", "time_ns", "life", "method", "container_id", "finished", "code", "duration_us")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    time_ns: int
+    life: int
+    method: str
+    container_id: str
+    finished: bool
+    code: int
+    duration_us: int
+    def __init__(self, number: _Optional[int] = ..., time_ns: _Optional[int] = ..., life: _Optional[int] = ..., method: _Optional[str] = ..., container_id: _Optional[str] = ..., finished: _Optional[bool] = ..., code: _Optional[int] = ..., duration_us: _Optional[int] = ...) -> None: ...

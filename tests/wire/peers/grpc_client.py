@@ -128,7 +128,7 @@ class Peer:
         assert self._events("count 0") == []
         assert self._events("fail 2") == ["0", "1", "FAILED_PRECONDITION"]
         assert self._events("refuse") == ["INVALID_ARGUMENT"]
-        assert self._events("hang", 0.1) == ["0", "DEADLINE_EXCEEDED"]
+        assert self._events("hang", 1.0) == ["0", "DEADLINE_EXCEEDED"]
         self.check()
 
     def reflection(self) -> None:
