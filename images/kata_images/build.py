@@ -1,7 +1,7 @@
 """Making the image: each step takes its result from the cache or makes it, the last puts the archives together.
 
-vmlinuz, initrd.img and manifest.json appear in the output folder each by one rename, the manifest last: where there is
-a manifest there is the image that it describes.
+vmlinuz, initrd.img, the root disks with their boot.img, and manifest.json appear in the output folder each by one
+rename, the manifest last: where there is a manifest there is the image that it describes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from kata_images.agent_archive import NAME as AGENT_ARCHIVE
 from kata_images.agent_archive import write_agent_archive
 from kata_images.apt import Archive
+from kata_images.bootstage import make_stage
 from kata_images.cache import key_of
 from kata_images.compiled import make_compiled
 from kata_images.cpio import Tree, file, link, read_tree
@@ -22,14 +23,17 @@ from kata_images.errors import ImageError
 from kata_images.inputs import digest_of
 from kata_images.kernel import find_release, plan_modules
 from kata_images.layers import base_layer, busybox_layer, check_libraries, program_files
-from kata_images.manifest import Layer, make_manifest
+from kata_images.manifest import Layer, RootImage, make_manifest
 from kata_images.native_root import place_busybox_root, place_program
 from kata_images.pack import ARCHIVE, pack_layer, read_layer
 from kata_images.python_trees import interpreter_layer, make_agent, make_interpreter, make_libraries
+from kata_images.rootfs import make_root_images
 from kata_images.workshop import Workshop, size_of
 
 # Results of these kinds change with every edit; the newest few are kept, so that going back costs nothing.
-CHANGING = ("agent", "interpreter", "layers", "libraries")
+CHANGING = ("agent", "interpreter", "layers", "libraries", "stage")
+BULKY = ("roots",)
+COPY_BYTES = 1 << 20
 
 
 def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
@@ -59,14 +63,21 @@ def build_image(shop: Workshop, output: Path) -> dict[str, Any]:
     check_libraries({path: entry for tree in trees.values() for path, entry in tree.items()})
     with shop.progress.step("packing layers"):
         layers = [pack(shop, name, tree) for name, tree in trees.items()]
+    roots = make_root_images(shop, trees)
+    stage = pack(shop, "stage", make_stage(shop, trees["python"], trees["agent"], folder)) if roots else None
     with shop.progress.step(f"writing {output}"):
         place_program(compiled / "crun", output.parent / "crun")
         place_wheel(engine, output.parent / "policy")
         place_busybox_root(busybox, output.parent / "rootfs/busybox")
         output.mkdir(parents=True, exist_ok=True)
         write_agent_archive(trees["agent"], output / f".{AGENT_ARCHIVE}.new")
-        document = write_image(shop, output, release, vmlinuz, layers)
+        contents: dict[str, list[Path]] = {"vmlinuz": [vmlinuz], "initrd.img": [path for _, path in layers]}
+        if stage:
+            contents["boot.img"] = [stage[1]]
+        contents |= {image.file: [path] for image, path in roots.values()}
+        document = write_image(shop, output, release, contents, layers, stage, roots)
     shop.cache.prune(CHANGING)
+    shop.cache.prune(BULKY, keep=4)
     return document
 
 
@@ -118,14 +129,21 @@ def pack(shop: Workshop, name: str, tree: Tree) -> tuple[Layer, Path]:
 
 
 def write_image(
-    shop: Workshop, output: Path, release: str, vmlinuz: Path, layers: list[tuple[Layer, Path]]
+    shop: Workshop,
+    output: Path,
+    release: str,
+    contents: dict[str, list[Path]],
+    layers: list[tuple[Layer, Path]],
+    stage: tuple[Layer, Path] | None,
+    roots: dict[str, tuple[RootImage, Path]],
 ) -> dict[str, Any]:
-    """Write the files, the agent's archive being there already, and return the manifest."""
-    with (output / ".initrd.img.new").open("wb") as initrd:
-        for _, archive in layers:
-            initrd.write(archive.read_bytes())
-    shutil.copyfile(vmlinuz, output / ".vmlinuz.new")
-    names = ("vmlinuz", "initrd.img", AGENT_ARCHIVE)
+    """Write the files, each the concatenation of its pieces (the agent's archive is there already); the manifest."""
+    for name, pieces in contents.items():
+        with (output / f".{name}.new").open("wb") as file:
+            for piece in pieces:
+                with piece.open("rb") as source:
+                    shutil.copyfileobj(source, file, COPY_BYTES)
+    names = (*contents, AGENT_ARCHIVE)
     (output / "manifest.json").unlink(missing_ok=True)
     for name in names:
         (output / f".{name}.new").rename(output / name)
@@ -137,6 +155,8 @@ def write_image(
         parts=shop.parts,
         layers=[layer for layer, _ in layers],
         outputs={name: output / name for name in names},
+        stage=stage[0] if stage else None,
+        roots={name: image for name, (image, _) in roots.items()},
     )
     (output / ".manifest.json.new").write_text(json.dumps(document, indent=1) + "\n")
     (output / ".manifest.json.new").rename(output / "manifest.json")

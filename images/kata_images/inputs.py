@@ -81,7 +81,14 @@ def read_inputs(recipe: Recipe, *, environment: object) -> Inputs:
     contents = {name: sha256(path.read_bytes()).hexdigest() for name, path in extra.items() if path.is_file()}
     described = str((recipe.image, recipe.kernel, recipe.python, recipe.libraries, recipe.agent, recipe.crun))
     described += str(
-        (recipe.busybox, recipe.programs, recipe.buildroot, recipe.policy, sorted(recipe.files.items()))
+        (
+            recipe.busybox,
+            recipe.programs,
+            recipe.buildroot,
+            recipe.policy,
+            recipe.root,
+            sorted(recipe.files.items()),
+        )
     )
     locked = [item.line for item in requirements]
     key = key_of(described, locked, digest_of(sources), digest_of(engine), builder, contents, environment)

@@ -5,13 +5,14 @@ No mirror's name and no time is in it, so that equal inputs give an equal manife
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 # The budget of the project counts these together.
 BUDGET_GROUP = ("python", "libraries", "agent")
 
@@ -40,6 +41,18 @@ class Layer:
     sha256: str
 
 
+@dataclass(frozen=True)
+class RootImage:
+    """One disk as the manifest describes it. The first `data_blocks` blocks are what the hash vouches for."""
+
+    file: str
+    root_hash: str
+    hash_offset: int
+    data_blocks: int
+    block_bytes: int
+    salt: str
+
+
 def describe_file(path: Path) -> dict[str, object]:
     """Return size and digest of an output."""
     return {"size": path.stat().st_size, "sha256": sha256(path.read_bytes()).hexdigest()}
@@ -47,9 +60,9 @@ def describe_file(path: Path) -> dict[str, object]:
 
 def make_manifest(
     *, key: str, release: str, suite: str, tools: dict[str, str], parts: Iterable[Part], layers: Iterable[Layer],
-    outputs: dict[str, Path],
+    outputs: dict[str, Path], stage: Layer | None = None, roots: Mapping[str, RootImage] = MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the document."""
+    """Return the document; `roots` are the disks by file system, `stage` is what is in their initramfs."""
     layers = list(layers)
     counted = sum(layer.compressed for layer in layers if layer.name in BUDGET_GROUP)
     return {
@@ -60,6 +73,8 @@ def make_manifest(
         "tools": tools,
         "outputs": {name: describe_file(path) for name, path in sorted(outputs.items())},
         "layers": [asdict(layer) for layer in layers],
+        "stage": asdict(stage) if stage else None,
+        "roots": {name: asdict(image) for name, image in sorted(roots.items())},
         "interpreter_agent_libraries": counted,
         "parts": [asdict(part) for part in sorted(parts, key=lambda part: (part.group, part.name))],
     }
@@ -80,6 +95,8 @@ def format_table(document: dict[str, Any]) -> str:
     lines = [f"kernel {document['kernel']}, Debian {document['suite']}", ""]
     for name, output in document["outputs"].items():
         lines.append(f"{name:<24}{mega(output['size'])}  sha256 {output['sha256'][:16]}")
+    for name, image in document["roots"].items():
+        lines.append(f"{name + ' root hash':<24}{image['root_hash']}")
     lines += ["", f"{'layer of the initrd':<24}{'packed':>9}  {'unpacked':>9}  files"]
     for layer in document["layers"]:
         sizes = f"{mega(layer['compressed'])}  {mega(layer['installed'])}"

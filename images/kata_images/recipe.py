@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from kata_images.errors import ImageError
 
 Names = tuple[str, ...]
+ROOT_FILESYSTEMS = ("erofs", "ext4")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Root:
+    """The guest on a disk: which file systems, packages of their tools, and the modules that reach each kind of disk.
+
+    `modules` has the groups `disk`, `pmem`, `verity` and those named like file systems; what is built in may be named.
+    """
+
+    filesystems: Names = ()
+    packages: Names = ()
+    modules: Mapping[str, Names] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BuildRoot:
     """Packages of the root in which C is compiled, with what they depend on."""
 
@@ -127,6 +140,7 @@ class Recipe:
     buildroot: BuildRoot
     programs: Programs = field(default_factory=Programs)
     policy: Policy = field(default_factory=Policy)
+    root: Root = field(default_factory=Root)
     files: Mapping[str, ExtraFile] = field(default_factory=dict)
     folder: Path = Path()
 
@@ -156,6 +170,11 @@ def parse_recipe(document: dict[str, Any], origin: str, folder: Path) -> Recipe:
             raise ImageError(f'{origin}: files."{name}": has both text and source; keep one')
     if recipe.image.architecture != "amd64":
         raise ImageError(f"{origin}: image.architecture: only amd64 is built")
+    for name in recipe.root.filesystems:
+        if name not in ROOT_FILESYSTEMS:
+            raise ImageError(
+                f"{origin}: root.filesystems: {name}: only {' and '.join(ROOT_FILESYSTEMS)} can be made"
+            )
     if not 1 <= recipe.image.compression <= 19:
         raise ImageError(f"{origin}: image.compression: must be 1 to 19")
     return recipe

@@ -70,6 +70,7 @@ def copy_tree(tree: Tree, root: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if stat.S_ISDIR(entry.mode):
             target.mkdir(exist_ok=True)
+            target.chmod(stat.S_IMODE(entry.mode))
         elif stat.S_ISLNK(entry.mode):
             target.symlink_to(entry.read().decode())
         else:

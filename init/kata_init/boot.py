@@ -58,6 +58,8 @@ EARLY_MOUNTS = (
     RUN,
     CGROUP,
 )
+# Where the root is a read-only disk, which has no other place for what nobody keeps.
+TMP = EarlyMount("tmpfs", "/tmp", MS_NOSUID | MS_NODEV, "mode=1777", required=False)  # noqa: S108 - a row of the table
 # On somebody else's machine: a /run of our own, and nothing that reaches into its /dev or /sys.
 NAMESPACE_MOUNTS = (RUN._replace(fresh=True),)
 LINKS = {
@@ -74,6 +76,8 @@ def boot(plan: Plan, journal: Journal, *, machine: bool) -> None:
     if machine:
         attempt(journal, "move the root off the initramfs", leave_rootfs)
     table = EARLY_MOUNTS if machine else NAMESPACE_MOUNTS
+    if machine and os.statvfs("/").f_flag & os.ST_RDONLY:
+        table = (*table, TMP)
     for entry in plan_mounts(mountinfo.read_mounts(), table):
         apply_mount(entry, journal)
     if machine:

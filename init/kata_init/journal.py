@@ -54,6 +54,13 @@ class Journal:
         self.steps = [*(entry for entry in self.steps if entry[0] != step), (step, stamp)]
         return stamp
 
+    def recall(self, text: str) -> None:
+        """The steps of a stage before this one, `step=ns;step=ns`; what is none is left out."""
+        for word in text.split(";"):
+            step, _, stamp = word.partition("=")
+            if step and stamp.isascii() and stamp.isdigit():
+                self.steps.append((step, int(stamp)))
+
     def _write(self, level: int, text: str) -> None:
         if self._log is None:
             if len(self._kept) < _KEPT_LINES:

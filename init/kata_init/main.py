@@ -28,6 +28,7 @@ def main(life: Callable[[Journal, list[str]], None] | None = None) -> NoReturn:
         write_stderr(NOT_PID_1.format(pid=os.getpid()))
         os._exit(2)
     journal = Journal()
+    journal.recall(os.environ.pop("KATA_STAGE_STEPS", ""))
     journal.mark("pid1 start")
     try:
         (life or run)(journal, sys.argv[1:])

@@ -229,7 +229,7 @@ class Assembly:
         (folder / "guest-requirements.txt").write_bytes((original / "guest-requirements.txt").read_bytes())
 
     def build(self, name: str, *before: str) -> tuple[dict[str, str], str]:
-        """Return each layer's digest and what was said."""
+        """Return each layer's and each output's digest, and what was said."""
         output, cache = self._folder / name / "guest", self._folder / name / "cache"
         if not cache.exists():
             cache.mkdir(parents=True)
@@ -251,8 +251,11 @@ class Assembly:
         assert done.returncode == 0, done.stderr
         assert not (cache / "tmp").exists() or list((cache / "tmp").iterdir()) == []
         document = json.loads((output / "manifest.json").read_text())
-        assert describe_file(output / "initrd.img") == document["outputs"]["initrd.img"]
-        return {layer["name"]: layer["sha256"] for layer in document["layers"]}, done.stderr
+        digests = {layer["name"]: layer["sha256"] for layer in document["layers"]}
+        for file, row in document["outputs"].items():
+            assert describe_file(output / file) == row
+            digests[file] = row["sha256"]
+        return digests, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +267,7 @@ def test_the_same_inputs_give_the_same_bytes(assembly: Assembly) -> None:
     first, _ = assembly.build("one")
     second, _ = assembly.build("two")
     assert first == second
+    assert {"root.erofs", "root.ext4", "boot.img"} <= set(first)
 
 
 def test_a_second_build_does_nothing_and_says_so(assembly: Assembly) -> None:

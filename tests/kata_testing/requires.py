@@ -161,6 +161,7 @@ NEEDS: Mapping[str, Need] = {
     "cgroup2": Need(_probe_cgroup2, by_setup=True),
     "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
+    "veritysetup": Need(_program("veritysetup", "--version"), by_setup=True),
     "capability": Need(_probe_capability, by_setup=False),
     "policy-engine": Need(_probe_policy_engine, by_setup=False),
     "hugepages": Need(_probe_hugepages, by_setup=False),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kata_host.guest import find_guest
 from kata_host.vm.base import Accelerator, VmConfig
+from kata_host.vm.root_image import INITRD, KINDS
 
 
 def positive(text: str) -> int:
@@ -46,6 +47,15 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="a raw image as the guest's next disk, /dev/vda first",
     )
     group.add_argument(
+        "--image",
+        choices=KINDS,
+        default=INITRD,
+        help="what the guest's root is: the initramfs (default), a verified disk, or shared memory",
+    )
+    group.add_argument(
+        "--ksm", action="store_true", help="let the host merge equal pages of its machines' memory"
+    )
+    group.add_argument(
         "--kernel-arg", action="append", default=[], metavar="WORD", help="more kernel command line"
     )
     group.add_argument(
@@ -63,6 +73,8 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         memory_mib=options.memory,
         share=share,
         disks=tuple(Path(disk) for disk in options.disk),
+        image=options.image,
+        ksm=options.ksm,
         kernel_args=tuple(options.kernel_arg),
         boot_timeout_s=options.timeout,
         accelerator=forced,

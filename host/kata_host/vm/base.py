@@ -52,6 +52,7 @@ class VmConfig:
     """One machine. `share` is the host folder that the guest mounts by virtiofs under `SHARE_TAG`.
 
     `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
+    `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
     """
 
     guest: GuestFiles
@@ -60,6 +61,8 @@ class VmConfig:
     memory_mib: int = 512
     share: Path | None = None
     disks: tuple[Path, ...] = ()
+    image: str = "initrd"
+    ksm: bool = False
     kernel_args: tuple[str, ...] = ()
     boot_timeout_s: float = 120.0
     accelerator: Accelerator | None = None

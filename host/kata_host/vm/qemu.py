@@ -24,7 +24,9 @@ from kata_host.vm.again import boot_with_second_try
 from kata_host.vm.base import SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
 from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
+from kata_host.vm.ksm import check_ksm
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
+from kata_host.vm.root_image import RootDisk, find_root, plan_root
 from kata_host.vm.state import VmState, make_private, open_state
 from kata_host.vm.virtiofs import serve_share
 from kata_host.vm.vsock import Vsock, open_vsock
@@ -49,14 +51,18 @@ def plan_command(
     folder: Path,
     control_fd: int,
     doorbell_port: int,
+    root_disk: RootDisk | None = None,
 ) -> list[str]:
-    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it."""
+    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it; KSM wants it private."""
+    root = plan_root(config.image, config.guest, root_disk, len(config.disks))
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
         f"kata.doorbell={doorbell_port}",
+        *root.kernel_args,
         *config.kernel_args,
     )
     memory = config.memory_mib
+    backend, sharing = ("ram", "merge=on") if config.ksm else ("memfd", "share=on")
     command = [
         config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
         "-machine", f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split",
@@ -64,8 +70,8 @@ def plan_command(
         "-cpu", _CPU[accelerator.name],
         "-smp", f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}",
         "-m", f"{memory}M,slots=4,maxmem={memory + _HOTPLUG_MEMORY_MIB}M",
-        "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
-        "-kernel", str(config.guest.kernel), "-initrd", str(config.guest.initrd),
+        "-object", f"memory-backend-{backend},id=mem,size={memory}M,{sharing}",
+        "-kernel", str(config.guest.kernel), "-initrd", str(root.initrd),
         "-append", " ".join(kernel_args),
         "-serial", f"file:{folder / 'console.log'}",
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
@@ -86,7 +92,8 @@ def plan_command(
         ]  # fmt: skip
     for port in range(_ROOT_PORTS):
         command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
-    return command
+    # Last, so that the slots of everything else are the same with each kind of image.
+    return [*command, *root.qemu_args]
 
 
 class QemuVm:
@@ -123,6 +130,7 @@ class QemuVm:
             "disks": [str(disk) for disk in self.config.disks],
             "cpus": self.config.cpus,
             "memory_mib": self.config.memory_mib,
+            "image": self.config.image,
         }
 
     async def open_control(self, connection: socket.socket) -> None:
@@ -221,6 +229,8 @@ async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> 
     timeline.mark("accelerator chosen", accelerator.name)
     vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
     helpers = [vsock.child] if vsock.child else []
+    if config.ksm:
+        check_ksm((*([vsock.kind] if vsock.child else []), *(["virtiofsd"] if config.share else [])))
     if config.share is not None:
         share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
         helpers.append(await stack.enter_async_context(share))
@@ -245,8 +255,9 @@ async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> 
 async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
+        root = find_root(vm.config.image, vm.config.guest)
         command = plan_command(
-            vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno(), doorbell_port
+            vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno(), doorbell_port, root
         )
         fds = (theirs.fileno(), *vsock.pass_fds)
         child = Child("qemu", command, log=vm.folder / QEMU_LOG, pass_fds=fds)
@@ -279,6 +290,7 @@ def _check(config: VmConfig) -> None:
     for path in (config.guest.kernel, config.guest.initrd):
         if not os.access(path, os.R_OK):
             raise VmError(f"{path}: no guest there; build one with `kata-image build` or `scripts/run`")
+    find_root(config.image, config.guest)
     if config.share is not None and not config.share.is_dir():
         raise VmError(f"{config.share}: the folder to share does not exist")
     for disk in config.disks:
