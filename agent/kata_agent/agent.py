@@ -286,6 +286,11 @@ class Agent:
             return
         self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
 
+    @property
+    def passed(self) -> PassedConnections | None:
+        """Connections for streams that nobody has asked for yet; None where none are listened for."""
+        return self._passed
+
     def watch_pressure(self) -> None:
         """Tell of pressure, if that is configured."""
         if self.config.pressure == "off":

@@ -95,6 +95,7 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ReadSession": "sessions",
         "ListSessions": "sessions",
         "CloseSession": "sessions",
+        "NameStream": "passed",
         "Upgrade": "upgrade",
         "LogLevel": "operator",
         "LastCalls": "operator",
@@ -105,7 +106,7 @@ _SOURCES = {HEALTH: "HEALTH_SERVICE", AGENT: "AGENT_SERVICE", SANDBOX: "SANDBOX_
 
 # A caller that has gone wants no answer from these, and leaving them changes nothing.
 CANCEL_ON_DISCONNECT = frozenset(
-    {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent", "PollEvents", "ReadSession"}
+    {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent", "PollEvents", "ReadSession", "NameStream"}
 )
 
 

@@ -2,7 +2,9 @@
 
 A connection goes to the guest's port 1027; the port that the guest sees it come from names it in CreateContainer
 and ExecProcess. Behind a VMM's socket the `OK PORT` line tells it, on the kernel's vsock the socket itself; over a unix
-socket, where there is no VM, it is in the abstract name that is bound here. Follows 3.9.
+socket, where there is no VM, it is in the abstract name that is bound here. Where none of these tells it, as
+vhost-device-vsock answers with the guest's port, the agent is asked: by a token that the connection begins with.
+Follows 3.9; decision 0047.
 """
 
 from __future__ import annotations
@@ -11,17 +13,21 @@ import asyncio
 import errno
 import itertools
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+from kata_host.client import Caller
+from kata_host.sandbox_service import SandboxService
 from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, VsockAddress, parse_address
 from kata_protocols.aio.dial import HANDSHAKE_S, connect_once, shake_hands
 
 STREAM_PORT = 1027
 STREAMS = ("stdin", "stdout", "stderr")
 READ_BYTES = 1 << 18
+TOKEN_BYTES = 16
 _unix_ports = itertools.count(1)
 
 
@@ -35,8 +41,13 @@ class OwnStreams:
         """The port fields of CreateContainer and ExecProcess."""
 
     @classmethod
-    async def open(cls, address: Address | str, streams: Sequence[str] = STREAMS) -> Self:
-        """Dial the agent's listener for streams, once for each; a terminal has stdin and stdout. OSError."""
+    async def open(
+        cls, address: Address | str, streams: Sequence[str] = STREAMS, *, agent: Caller | None = None
+    ) -> Self:
+        """Dial the agent's listener for streams, once for each; a terminal has stdin and stdout. OSError.
+
+        `agent` is asked for the port where the vsock device does not tell it; without one that is refused.
+        """
         target = parse_address(address) if isinstance(address, str) else address
         opened = cls()
         try:
@@ -44,6 +55,8 @@ class OwnStreams:
                 connection, port = await dial_stream(target)
                 opened._stack.enter_context(connection)
                 opened._sockets[stream] = connection
+                if isinstance(target, HybridAddress) and port in (0, target.port):
+                    port = await ask_port(target, connection, agent)
                 opened.ports[f"{stream}_port"] = port
         except BaseException:
             opened.close()
@@ -86,7 +99,7 @@ def find_stream_address(agent: Address | str, port: int = STREAM_PORT) -> Addres
 
 
 async def dial_stream(address: Address) -> tuple[socket.socket, int]:
-    """One connection and the port by which the guest knows it. OSError."""
+    """One connection and the port by which the guest knows it; a VMM may not tell, or tell the guest's own. OSError."""
     if isinstance(address, VsockAddress):
         connection = await connect_once(address)
         return connection, int(connection.getsockname()[1])
@@ -101,18 +114,20 @@ async def dial_stream(address: Address) -> tuple[socket.socket, int]:
         if isinstance(address, HybridAddress):
             async with asyncio.timeout(HANDSHAKE_S):
                 port = await shake_hands(connection, address.port)
-            check_port(address, port)
     except BaseException:
         connection.close()
         raise
     return connection, port
 
 
-def check_port(address: HybridAddress, told: int) -> None:
-    """Refuse what names nobody: some devices answer with the guest's port. OSError."""
-    if told in (0, address.port):
+async def ask_port(address: HybridAddress, connection: socket.socket, agent: Caller | None) -> int:
+    """The port by which the guest knows a connection: told by the agent, of the one that begins with our token."""
+    if agent is None:
         raise OSError(
             errno.EOPNOTSUPP,
             f"{address}: this vsock device does not tell the port that the guest sees (vhost-device-vsock answers "
-            "with the guest's): use streams by calls, or a host with /dev/vhost-vsock",
+            "with the guest's): name an agent to ask, or use streams by calls",
         )
+    token = secrets.token_bytes(TOKEN_BYTES)
+    await asyncio.get_running_loop().sock_sendall(connection, token)
+    return await SandboxService(agent).name_stream(token)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+from kata_host.client import Caller
 from kata_host.connect import open_caller
 from kata_protocols import services
 from kata_protocols.aio.address import Address
@@ -26,7 +27,7 @@ _METHODS = services.SANDBOX_SERVICE.methods
 class SandboxService:
     """Questions over one connection, which the caller owns."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Caller) -> None:
         self._client = client
 
     async def poll_events(self, request: pb.PollEventsRequest) -> pb.PollEventsResponse:
@@ -54,6 +55,10 @@ class SandboxService:
         """Signal a container or a process with its descendants; how many processes there were."""
         request = pb.KillTreeRequest(container_id=container_id, exec_id=exec_id, signal=signal)
         return int((await self._ask("KillTree", request)).signalled)
+
+    async def name_stream(self, token: bytes) -> int:
+        """The port of the connection for streams whose first bytes are this token."""
+        return int((await self._ask("NameStream", pb.NameStreamRequest(token=token))).port)
 
     async def why(self, container_id: str) -> pb.WhyResponse:
         """What is known of a container and its end."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from kata_host.connect import connect
 from kata_host.own_streams import OwnStreams, find_stream_address
 from kata_host.sandbox import Container
+from kata_host.sandbox_service import SandboxService
 from kata_host.session import SessionReader, open_session
+from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, native_agent
 from kata_testing.passed import environment
 from kata_testing.wire import run_async
@@ -61,8 +67,77 @@ def test_a_device_that_does_not_tell_the_port_is_refused_by_name(tmp_path):
                         return streams.ports
 
             assert await ports_after(b"OK 5001\n") == {"stdout_port": 5001}
-            with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="does not tell")):
+            with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="does not tell.*name an agent to ask")):
                 await ports_after(b"OK 1027\n")
+
+    run_async(body())
+
+
+@asynccontextmanager
+async def untelling_device(tmp_path: Path) -> AsyncIterator[str]:
+    """A hybrid vsock device that answers with the guest's port; gives the address of the listener behind it.
+
+    The agent behind it sees ports of the device's own, as a guest does.
+    """
+    ports = itertools.count(70001)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"CONNECT 1027\n"
+        inner = socket.socket(socket.AF_UNIX)
+        inner.bind(f"\0kata-device-{os.getpid()}:{next(ports)}")
+        inner.connect(f"{tmp_path}/streams.sock")
+        back, forth = await asyncio.open_connection(sock=inner)
+        writer.write(b"OK 1027\n")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(carry(reader, forth))
+                group.create_task(carry(back, writer))
+        finally:
+            for end in (forth, writer):
+                end.close()
+            served.put_nowait(None)
+
+    served: asyncio.Queue[None] = asyncio.Queue()
+    async with await asyncio.start_unix_server(serve, f"{tmp_path}/vsock"):
+        yield f"hvsock://{tmp_path}/vsock:1027"
+        for _ in range(3):
+            await served.get()
+
+
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Everything, and its end."""
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
+def test_where_the_device_does_not_tell_the_port_the_agent_does(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, environment=environment(tmp_path)) as agent:
+            container = await agent.run("sleep", "1000")
+            async with untelling_device(tmp_path) as address, await connect(agent.address) as client:
+                with await OwnStreams.open(address, agent=client.caller) as streams:
+                    assert set(streams.ports.values()) == {70001, 70002, 70003}
+                    process = await Container(client, container).exec(PROCESS, ports=streams.ports)
+                    await streams.write_stdin(b"there and back")
+                    await streams.close_stdin()
+                    out = b"".join([data async for data in streams.read("stdout")])
+                    err = b"".join([data async for data in streams.read("stderr")])
+                    assert (out, err, await process.wait()) == (b"there and back", b"err\n", 0)
+
+    run_async(body())
+
+
+def test_a_name_is_asked_for_with_a_token_that_nobody_guesses(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent, await connect(agent.address) as client:
+            service = SandboxService(client.caller)
+            with pytest.raises(StatusError, match="token of 15 bytes: 16 to 64 that nobody can guess"):
+                await service.name_stream(b"t" * 15)
+            with pytest.raises(StatusError, match="does not listen for streams, start it with"):
+                await service.name_stream(b"t" * 16)
 
     run_async(body())
 

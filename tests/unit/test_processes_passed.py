@@ -9,6 +9,7 @@ import socket
 
 import pytest
 
+from kata_agent.errors import NotFound
 from kata_agent.log import Log
 from kata_agent.processes import passed
 from kata_agent.processes.passed import PassedConnections, port_of
@@ -22,9 +23,11 @@ class Keeper:
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
+        self.stored = asyncio.Event()
 
     def store(self, name, fds):
         self.held[name] = os.fstat(fds[0]).st_ino
+        self.stored.set()
 
     def discard(self, name):
         self.held.pop(name, None)
@@ -50,6 +53,12 @@ class Place:
         peer.connect(self.name)
         peer.setblocking(False)
         return peer
+
+    async def accepted(self, count: int) -> None:
+        """Until so many connections are kept."""
+        while len(self.keeper.held) < count:
+            self.keeper.stored.clear()
+            await self.keeper.stored.wait()
 
     async def ended(self, peer: socket.socket) -> bool:
         return await asyncio.get_running_loop().sock_recv(peer, 1) == b""
@@ -138,5 +147,40 @@ def test_one_that_does_not_come_is_absent(monkeypatch, late):
             (found,) = await place.passed.take((1,))
             assert found is not None
             found.close()
+
+    with_place(body)
+
+
+def test_a_connection_is_found_by_the_token_that_it_begins_with_which_is_taken_off():
+    async def body(place):
+        token, other = b"t" * 16, b"o" * 32
+        place.connect(3).send(b"t" * 15)  # cut: not it
+        place.connect(4)  # silent
+        async with asyncio.TaskGroup() as group:
+            finding = [group.create_task(place.passed.find_port(each)) for each in (token, other)]
+            await asyncio.sleep(0)
+            late = place.connect(7)
+            await place.accepted(3)
+            late.send(token + b"rest")  # its first bytes come after it was accepted, with a call that waits
+            place.connect(9).send(other)
+        assert [task.result() for task in finding] == [7, 9]
+        (connection,) = await place.passed.take((7,))
+        assert connection.recv(9) == b"rest"
+        connection.close()
+        assert sorted(place.keeper.held) == [f"passed/{port}" for port in (3, 4, 7, 9)]
+
+    with_place(body)
+
+
+def test_a_token_that_no_connection_begins_with_is_told(monkeypatch):
+    monkeypatch.setattr(passed, "TAKE_S", 0.01)
+
+    async def body(place):
+        place.connect(3).send(b"x" * 99)
+        with pytest.raises(NotFound, match="begins with this token of 16 bytes"):
+            await place.passed.find_port(b"t" * 16)
+        (connection,) = await place.passed.take((3,))
+        assert connection.recv(999) == b"x" * 99, "what is no token is the stream's"
+        connection.close()
 
     with_place(body)

@@ -18,6 +18,8 @@ from kata_testing.guest import Guest, boot_guest
 
 # In the order of their cost to others: a file that kills the agent comes last.
 _CONSOLE_LINES = 60
+# Words of ours whose default is off.
+_WORDS = ("agent.passfd_listener_port=1027", "agent.pressure=memory:1/500")
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +33,7 @@ def short_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def booted(short_folder: Path) -> Iterator[tuple[Guest, str]]:
     """A booted machine with its sandbox created, and its console up to there."""
-    with boot_guest(short_folder) as guest:
+    with boot_guest(short_folder, *_WORDS) as guest:
         asyncio.run(_create_sandbox(guest))
         yield guest, guest.console.read_text(errors="replace")
 

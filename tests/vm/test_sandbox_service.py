@@ -10,6 +10,8 @@ import pytest
 
 from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
+from kata_host.spec import BindMount
+from kata_host.vm.base import GUEST_SHARE
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_testing.guest import Guest, plan, run_tool
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 MIB = 1 << 20
 DEADLINE_S = 60.0
+SHARE = BindMount(GUEST_SHARE, "/share", ("rbind", "ro"))
 # What fills a tmpfs is the container's memory; the shell is killed for it, being the only process there is.
 GREEDY = "x=a; while :; do x=$x$x; done"
 
@@ -64,3 +67,39 @@ def test_an_out_of_memory_kill_is_told_and_explained(guest: Guest, expects_oom_r
     exits = run_tool("exits", container, "--json", "--vm", "shared", vm_dir=guest.vm_dir).stdout
     (end,) = [json.loads(line) for line in exits.splitlines()]
     assert (end["signal"], end["oom"]) == (9, True)
+
+
+def test_pressure_for_memory_is_told_of_the_container_that_waits_and_of_the_guest(guest: Guest) -> None:
+    """A group at its limit has to free pages before it gets one: the kernel counts that as waiting for memory."""
+    with open(guest.share / "large", "wb") as file:
+        file.truncate(64 * MIB)
+
+    async def run() -> list[pb.Event]:
+        spec: Any = plan("sh", "-c", "while :; do cat /share/large; done > /dev/null", binds=[SHARE])
+        spec["linux"]["resources"] = {"Memory": {"Limit": 8 * MIB, "Swap": 8 * MIB}}
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            await open_caller(guest.address) as client,
+            guest.connect() as sandbox,
+            sandbox.container(spec) as container,
+        ):
+            service = SandboxService(client)
+            await container.start()
+            told: dict[str, pb.Event] = {}
+            cursor = ""
+            while len(told) < 2:
+                answer = await service.poll_events(pb.PollEventsRequest(cursor=cursor, wait_ms=20000))
+                cursor = answer.cursor
+                for event in answer.events:
+                    if event.kind == pb.PRESSURE and event.container_id in ("", container.container_id):
+                        told[event.container_id] = event
+            return list(told.values())
+
+    try:
+        told = asyncio.run(run())
+    finally:
+        (guest.share / "large").unlink()
+    for event in told:
+        assert (event.pressure.resource, event.pressure.stall_us, event.pressure.window_us) == (
+            "memory", 1000, 500_000,
+        )  # fmt: skip

@@ -10,8 +10,11 @@ abstract name that the peer has bound (`@anything:5001`). Must not know: contain
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
+
+from kata_agent.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,18 +63,25 @@ class PassedConnections:
         self._log = log
         self._waiting: dict[int, Waiting] = {}
         self._came = asyncio.Event()
+        """Something to look at: a connection, or the first bytes of one."""
+        self._first_bytes = select.epoll()
         for name in [name for name in stored if name.startswith(PREFIX)]:
             (fd,) = stored.pop(name)
             self._file(int(name.removeprefix(PREFIX)), socket.socket(fileno=fd))
         listener.setblocking(False)  # noqa: FBT003 - the library's signature
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener, self._accept)
+        loop.add_reader(self._first_bytes, self._note_first_bytes)
 
     def close(self) -> None:
         """Stop listening and close what nobody took."""
-        asyncio.get_running_loop().remove_reader(self._listener)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
         self._listener.close()
         for port in list(self._waiting):
             self._drop(port)
+        loop.remove_reader(self._first_bytes)
+        self._first_bytes.close()
 
     async def take(self, ports: tuple[int, ...]) -> list[socket.socket | None]:
         """The connections of these ports, the caller's from now on; None for port 0 and for one that does not come."""
@@ -89,6 +99,24 @@ class PassedConnections:
                 self._log.warning("streams", "no connection from this port, the stream is absent", port=port)
             taken.append(None if waiting is None else self._release(port, waiting))
         return taken
+
+    async def find_port(self, token: bytes) -> int:
+        """The port of the connection that begins with this token, which is taken off. NotFound: none does."""
+        try:
+            async with asyncio.timeout(TAKE_S):
+                while True:
+                    for port, waiting in self._waiting.items():
+                        if _begins_with(waiting.connection, token):
+                            waiting.connection.recv(len(token))
+                            return port
+                    self._came.clear()
+                    await self._came.wait()
+        except TimeoutError:
+            raise NotFound(f"no connection that waits begins with this token of {len(token)} bytes") from None
+
+    def _note_first_bytes(self) -> None:
+        self._first_bytes.poll(0)  # each is told once
+        self._came.set()
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -118,6 +146,7 @@ class PassedConnections:
             self._drop(oldest)
         expiry = asyncio.get_running_loop().call_later(UNCLAIMED_S, self._expire, port)
         self._waiting[port] = Waiting(connection, expiry)
+        self._first_bytes.register(connection, select.EPOLLIN | select.EPOLLET)
         self._came.set()
 
     def _expire(self, port: int) -> None:
@@ -130,6 +159,7 @@ class PassedConnections:
 
     def _release(self, port: int, waiting: Waiting) -> socket.socket:
         waiting.expiry.cancel()
+        self._first_bytes.unregister(waiting.connection)  # PID 1 has a copy: closing would not end it
         return waiting.connection
 
     def forget(self, ports: tuple[int, ...]) -> None:
@@ -137,6 +167,13 @@ class PassedConnections:
         for port in ports:
             if port and port not in self._waiting:
                 self._keeper.discard(f"{PREFIX}{port}")
+
+
+def _begins_with(connection: socket.socket, token: bytes) -> bool:
+    try:
+        return connection.recv(len(token), socket.MSG_PEEK) == token
+    except OSError:
+        return False  # silent so far, or broken: who asks for it learns that
 
 
 def port_of(peer: Any) -> int:

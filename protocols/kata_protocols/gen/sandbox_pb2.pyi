@@ -519,3 +519,15 @@ class RecordedCall(_message.Message):
     code: int
     duration_us: int
     def __init__(self, number: _Optional[int] = ..., time_ns: _Optional[int] = ..., life: _Optional[int] = ..., method: _Optional[str] = ..., container_id: _Optional[str] = ..., finished: _Optional[bool] = ..., code: _Optional[int] = ..., duration_us: _Optional[int] = ...) -> None: ...
+
+class NameStreamRequest(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: bytes
+    def __init__(self, token: _Optional[bytes] = ...) -> None: ...
+
+class NameStreamResponse(_message.Message):
+    __slots__ = ("port",)
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    def __init__(self, port: _Optional[int] = ...) -> None: ...

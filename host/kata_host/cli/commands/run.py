@@ -19,6 +19,7 @@ from kata_host.cli.progress import Progress
 from kata_host.cli.stdio import Input, copy_in, copy_out
 from kata_host.cli.terminal import on_resize, raw_mode, read_size
 from kata_host.cli.timeline import format_table, plan_rows
+from kata_host.client import Caller
 from kata_host.connect import connect
 from kata_host.guest import find_default_rootfs
 from kata_host.own_streams import STREAM_PORT, OwnStreams, find_stream_address
@@ -146,7 +147,7 @@ async def _run_in(
 ) -> int:
     mark = vm.timeline.mark
     async with await connect(vm.address) as client, open_sandbox(client, note=mark) as sandbox:
-        async with _own_streams(vm, options) as own, _created(sandbox, spec, own) as container:
+        async with _own_streams(vm, client.caller, options) as own, _created(sandbox, spec, own) as container:
             mark("container created")
             await container.start()
             vm.timeline.listener = None
@@ -176,13 +177,15 @@ def _by_connections(own: OwnStreams) -> _Streams:
 
 
 @asynccontextmanager
-async def _own_streams(vm: QemuVm, options: argparse.Namespace) -> AsyncIterator[OwnStreams | None]:
+async def _own_streams(
+    vm: QemuVm, agent: Caller, options: argparse.Namespace
+) -> AsyncIterator[OwnStreams | None]:
     """The connections that `--stdio vsock` asks for."""
     if options.stdio != "vsock":
         yield None
         return
     names = ("stdin", "stdout") if options.tty else ("stdin", "stdout", "stderr")
-    with await OwnStreams.open(find_stream_address(vm.address), names) as own:
+    with await OwnStreams.open(find_stream_address(vm.address), names, agent=agent) as own:
         yield own
 
 
