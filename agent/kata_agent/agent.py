@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.pressure import Met, PressureWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.devices.book import Book
     from kata_agent.devices.cdi.inject import Cdi
     from kata_agent.devices.hotplug import Hotplug
     from kata_agent.events import EventHub
@@ -112,11 +113,12 @@ class Agent:
     @cached_property
     def storages(self) -> Storages:
         """Mounts made for the sandbox and its containers."""
+        from kata_agent.mounts.storage.arriving import ArrivingStorages
         from kata_agent.mounts.storage.journal import Journal
-        from kata_agent.mounts.storage.registry import Storages
 
         journal = Journal(STORAGES_DIRECTORY if self.supervised else None)
-        return Storages(self.worker, self.log, journal, self._make_watcher)
+        watcher = self._make_watcher
+        return ArrivingStorages(self.worker, self.log, journal, watcher, find_book=lambda: self.device_book)
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -155,6 +157,17 @@ class Agent:
         from kata_agent.devices.cdi.inject import Cdi
 
         return Cdi(self.worker, self.config.cdi_timeout_s)
+
+    @cached_property
+    def device_book(self) -> Book:
+        """What became of each device that was waited for."""
+        from kata_agent.devices.book import Book
+
+        def tell(container_id: str, text: str) -> None:
+            self.log.info("device", text, **{"container-id": container_id})
+            self.events.emit("device", container_id, text=text)
+
+        return Book(self.hotplug, tell)
 
     @cached_property
     def copier(self) -> Copier:

@@ -34,6 +34,7 @@ RESTARTED = "restarted"
 UPGRADED = "upgraded"
 HUNG = "hung"
 PRESSURE = "pressure"
+DEVICE = "device"
 GAP = "gap"
 
 

@@ -106,7 +106,8 @@ def boot_guest(folder: Path, *words: str) -> Iterator[Guest]:
     # Level 5 lets the kernel's warnings through to the console, where each test looks for them.
     start = ("vm", "start", "--name", "shared", "--json", "--share", str(share), "--kernel-arg", "loglevel=5")
     image = os.environ.get("KATA_TEST_IMAGE", "initrd")
-    arguments = [argument for word in words for argument in ("--kernel-arg", word)]
+    # An emulated guest on a loaded machine finds devices slowly.
+    arguments = [part for word in ("agent.hotplug_timeout=8", *words) for part in ("--kernel-arg", word)]
     done = run_tool(*start, "--image", image, "--disk", str(disk), *arguments, vm_dir=vm_dir)
     if done.returncode != 0:
         raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")

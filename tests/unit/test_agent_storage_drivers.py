@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kata_agent.errors import Exhausted, InvalidRequest, NotSupported
+from kata_agent.errors import Exhausted, InvalidRequest, Malformed, NotSupported
 from kata_agent.mounts import hugepool, ops, option, undo
 from kata_agent.mounts.storage import block, ephemeral, local, overlay
 from kata_agent.mounts.storage.access import parse_gid, parse_mode
+from kata_agent.mounts.storage.driver import find_driver
 from kata_agent.mounts.storage.journal import Entry, Journal
 from kata_agent.mounts.storage.request import FsGroup, StorageRequest
 
@@ -130,24 +131,51 @@ def test_folders_of_an_overlay_are_made_first_and_lie_where_they_say() -> None:
         overlay.plan_storage(OVERLAY._replace(options=(overlay.MARKER,), user=""))
 
 
-@pytest.mark.parametrize("driver", ["blk", "mmioblk", "nvdimm"])
-def test_disk_by_its_address_is_refused_by_name_until_hotplug_is_there(driver: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "source", "text"),
+    [
+        ("blk", "2/0", "block device at PCI path 02.0/00.0"),
+        ("scsi", "1:0", "SCSI disk 1:0"),
+        ("mmioblk", "/dev/vdb", "block device /dev/vdb"),
+        ("nvdimm", "/dev/pmem0", "block device /dev/pmem0"),
+    ],
+)
+def test_disk_is_waited_for_by_its_address(driver: str, source: str, text: str) -> None:
+    matcher = block.find_matcher(driver, source)
+    assert matcher is not None
+    assert matcher.text == text
+
+
+def test_disk_of_blk_by_its_node_must_be_there() -> None:
+    assert block.find_matcher("blk", "/dev/vda") is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "source"), [("blk", "vda"), ("scsi", "0000:00:01.0"), ("mmioblk", "02"), ("nvdimm", "pmem0")]
+)
+def test_wrong_address_is_refused(driver: str, source: str) -> None:
+    with pytest.raises(Malformed, match=source):
+        block.find_matcher(driver, source)
+
+
+@pytest.mark.parametrize("name", ["ccw", "blk-ccw"])
+def test_disk_of_another_kind_of_machine_is_refused_by_name(name: str) -> None:
     with pytest.raises(
-        NotSupported, match=f"^Failed to find the storage handler {driver} for device '02/03'"
+        NotSupported, match=f"^Failed to find the storage handler {name}: CCW devices are those of s390x"
     ):
-        block.check_device(driver, "02/03")
+        find_driver(name)
 
 
 @pytest.mark.parametrize("node", ["/dev/null", "/dev"])
 def test_what_is_no_block_device_is_refused(node: str) -> None:
     source = node if node != "/dev" else "/dev/fd"
     with pytest.raises(InvalidRequest, match=f"^Invalid device {source}: not a block device"):
-        block.check_device("blk", source)
+        block.check_device(source)
 
 
 def test_disk_that_is_not_there_is_told() -> None:
-    with pytest.raises(NotSupported, match=r"^Invalid device /dev/none-such: there is none"):
-        block.check_device("nvdimm", "/dev/none-such")
+    with pytest.raises(InvalidRequest, match=r"^Invalid device /dev/none-such: there is none"):
+        block.check_device("/dev/none-such")
 
 
 class Pools:

@@ -82,7 +82,7 @@ class Machine:
 
     def plug_disk(self) -> str:
         function = self.sysfs.add_function("0000:00:05.0")
-        return "/" + self.sysfs.add_virtio_disk(function, "vda", "vda1")
+        return "/" + self.sysfs.add_virtio_disk(function, "no-vda", "no-vda1")
 
     def start_wait(self, matcher: match.Matcher) -> asyncio.Task[Arrival | TimedOut]:
         """Somebody waits; the result is what came of it."""
@@ -140,7 +140,7 @@ def test_device_that_is_there_needs_no_event_and_leaves_no_waiter(tmp_path: Path
         async with machine(tmp_path) as here:
             here.plug_disk()
             arrival = await here.hotplug.wait(match.PciBlock("05"), 0)
-            assert arrival.found.node == "/dev/vda"
+            assert arrival.found.node == "/dev/no-vda"
             assert arrival.event_ns == 0
             assert list(here.hotplug.waiting()) == []
 
@@ -156,7 +156,7 @@ def test_device_that_comes_is_found_by_its_event_and_keeps_the_event_s_time(tmp_
             here.socket.send(devpath, time_ns=12345)
             arrival = await task
             assert isinstance(arrival, Arrival)
-            assert (arrival.found.name, arrival.event_ns) == ("vda", 12345)
+            assert (arrival.found.name, arrival.event_ns) == ("no-vda", 12345)
             assert list(here.hotplug.waiting()) == []
 
     run_async(run())
@@ -180,7 +180,7 @@ def test_lost_events_are_answered_by_looking_for_everything(tmp_path: Path) -> N
             await here.waited()
             here.plug_disk()
             here.socket.send_loss()
-            assert await name_of(task) == "vda"
+            assert await name_of(task) == "no-vda"
             assert here.hotplug.lost == 1
 
     run_async(run())
@@ -196,7 +196,7 @@ def test_all_who_wait_for_one_device_share_a_waiter_and_get_it(tmp_path: Path) -
             given_up.cancel()
             await asyncio.wait([given_up])
             here.socket.send(here.plug_disk())
-            assert [await name_of(task) for task in tasks] == ["vda"] * 3
+            assert [await name_of(task) for task in tasks] == ["no-vda"] * 3
             assert list(here.hotplug.waiting()) == []
 
     run_async(run())
@@ -262,7 +262,7 @@ def test_device_found_after_its_deadline_passed_unheard_is_taken(tmp_path: Path)
             task = here.start_wait(match.PciBlock("05"))
             await here.waited()
             here.plug_disk()  # and no event comes
-            assert await name_of(task) == "vda"
+            assert await name_of(task) == "no-vda"
 
     run_async(run())
 
@@ -283,5 +283,5 @@ def test_node_that_is_not_the_device_is_told(tmp_path: Path) -> None:
     null = os.stat("/dev/null").st_rdev
     assert check_node_state(Found("", "null", "/dev/null", os.major(null), os.minor(null))) == ""
     assert "is another device" in check_node_state(Found("", "null", "/dev/null", 8, 0))
-    missing = str(tmp_path / "vda")
-    assert f"vda present, but {missing}: ENOENT" in check_node_state(Found("", "vda", missing, 8, 0))
+    missing = str(tmp_path / "no-vda")
+    assert f"vda present, but {missing}: ENOENT" in check_node_state(Found("", "no-vda", missing, 8, 0))

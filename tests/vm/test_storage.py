@@ -137,12 +137,5 @@ def test_mount_that_the_guest_s_kernel_refuses_is_told_in_its_words(guest: Guest
             )
             with pytest.raises(StatusError, match=rf"mount 9p {SANDBOX}/9p: ENODEV: No such device"):
                 await sandbox.create(plan("true"), storages=[share])
-            with pytest.raises(
-                StatusError, match="Failed to find the storage handler blk for device '02/03'"
-            ):
-                await sandbox.create(
-                    plan("true"),
-                    storages=[pb.Storage(driver="blk", source="02/03", fstype="ext4", mount_point="/m")],
-                )
 
     asyncio.run(run())

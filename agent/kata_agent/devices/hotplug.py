@@ -38,12 +38,14 @@ _FIRST, _LATE = "first", "late"
 
 
 class Arrival(Record):
-    """A device that somebody has waited for. Times are CLOCK_MONOTONIC in nanoseconds: when the kernel's event about
-    it was read (0: it was there before anybody listened), when the wait began, when it was ready."""
+    """A device that somebody has waited for. `devpath` is its folder below /sys, as events name it. Times are
+    CLOCK_MONOTONIC in nanoseconds: when the kernel's event about it was read (one that was there before anybody
+    listened: when its node was made, 0 without a node), when the wait began, when it was ready."""
 
     text: str
     group: str
     found: Found
+    devpath: str
     event_ns: int
     asked_ns: int
     ready_ns: int
@@ -99,8 +101,10 @@ class Hotplug:
         found = self._look(matcher)
         if isinstance(found, Missing):
             found = await self._wait(matcher, found, self.timeout_s if timeout_s is None else timeout_s)
-        event_ns = self._times.get(self._devpath(found.folder), 0)
-        return Arrival(matcher.text, matcher.group, found, event_ns, asked_ns, time.monotonic_ns())
+        ready_ns = time.monotonic_ns()
+        devpath = self._devpath(found.folder)
+        event_ns = self._times.get(devpath) or read_node_time(found.node)
+        return Arrival(matcher.text, matcher.group, found, devpath, event_ns, asked_ns, ready_ns)
 
     def listen(self) -> None:
         """Subscribe, if that was not done before. Raises `OSError`."""
@@ -247,6 +251,15 @@ def check_node_state(found: Found) -> str:
     except OSError as error:
         return f"{found.name} present, but {describe(error)}"
     return ""
+
+
+def read_node_time(node: str) -> int:
+    """When a node was made, on the monotonic clock and as exact as the kernel's ticks; 0 for none."""
+    try:
+        made_ns = os.stat(node).st_ctime_ns
+    except OSError:
+        return 0
+    return max(made_ns - time.time_ns() + time.monotonic_ns(), 0)
 
 
 def _write(prompt: Prompt) -> None:

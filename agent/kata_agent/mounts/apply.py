@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import assert_never
 
 from kata_agent.errors import AgentError, WrongState, describe
-from kata_agent.mounts import group, hugepool, ops, option, place
+from kata_agent.mounts import group, hugepool, ops, option, place, timing
 from kata_agent.mounts.undo import (
     EndMirror,
     RemoveDirectory,
@@ -126,8 +127,10 @@ def _mount(op: ops.MountOp, done: list[Undo]) -> None:
 def _mount_filesystem(op: ops.MountFilesystem) -> None:
     """mount(2), which is the quicker one. What it refuses is asked for again step by step, for the kernel's words."""
     with place.open_place(op.target) as opened:
+        started = time.monotonic_ns()
         try:
             mount.mount(op.source, opened, op.fstype, op.flags, op.data or None)
+            timing.note(op.target, time.monotonic_ns() - started)
         except OSError:
             parameters = option.split_parameters(op.flags, op.data)
             if not fscontext.fits(parameters):

@@ -33,6 +33,7 @@ KINDS = {
     events.HUNG: pb.AGENT_HUNG,
     events.PRESSURE: pb.PRESSURE,
     events.UPGRADED: pb.AGENT_UPGRADED,
+    events.DEVICE: pb.DEVICE,
 }
 
 

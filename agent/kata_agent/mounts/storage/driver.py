@@ -24,6 +24,7 @@ DRIVERS = {
     "mmioblk": "block",
     "nvdimm": "block",
     "overlayfs": "overlay",
+    "scsi": "block",
     "virtio-fs": "virtiofs",
     "watchable-bind": "watchable",
 }
@@ -32,13 +33,18 @@ DRIVERS = {
 LASTING = frozenset({"ephemeral", "local", "watchable-bind"})
 
 # The rest of Kata's drivers, told apart from a misspelt name.
-NOT_BUILT = frozenset({"blk-ccw", "image_guest_pull", "scsi"})
+NOT_BUILT = frozenset({"image_guest_pull"})
+
+# Of another kind of machine; the second is what one runtime calls the first.
+NOT_HERE = frozenset({"blk-ccw", "ccw"})
 
 
 def find_driver(name: str) -> Driver:
     """The driver of this name. Raises `NotSupported` with the text that hosts know."""
     if name not in DRIVERS:
         why = "this agent does not have it yet" if name in NOT_BUILT else "there is none of that name"
+        if name in NOT_HERE:
+            why = "CCW devices are those of s390x, this guest has PCI"
         raise NotSupported(f"Failed to find the storage handler {name}: {why}")
     driver: Driver = import_module(f"kata_agent.mounts.storage.{DRIVERS[name]}").plan_storage
     return driver

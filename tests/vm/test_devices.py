@@ -1,0 +1,180 @@
+"""Disks that the host plugs into the running machine and pulls out again, while containers run.
+
+Nothing may be left of any of them: no mount, no node, no record of the agent's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kata_host.sandbox import Container, Sandbox
+from kata_host.spec import BindMount, ProcessPlan, plan_process
+from kata_host.vm.plug import Monitor, Plugged, open_monitor
+from kata_protocols.gen import agent_pb2 as pb
+from kata_protocols.status import StatusError
+from kata_testing.guest import Guest, plan, read_all
+from kata_testing.loop import make_image, run
+
+pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
+
+MIB = 1 << 20
+STORAGES = "/run/kata-containers/sandbox/storage"
+GUEST_FOLDERS = ("/proc", "/dev", "/run/kata-agent")
+LOOK = "cut -d' ' -f 3- /guest/proc/1/mountinfo; ls /guest/dev /guest/run/kata-agent/storages"
+TIMES = 50
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ext4 disk with a file."""
+    folder = tmp_path_factory.mktemp("disks")
+    (folder / "root").mkdir()
+    (folder / "root" / "file").write_text("from the disk")
+    return make_image(folder / "ext4", 16 * MIB, "mkfs.ext4", "-q", "-d", str(folder / "root"))
+
+
+@asynccontextmanager
+async def machine(guest: Guest) -> AsyncIterator[tuple[Sandbox, Monitor]]:
+    """The sandbox, with a container that runs all the while and sees the guest, which must look the same at the end."""
+    binds = [BindMount(path, f"/guest{path}", ("bind", "ro")) for path in GUEST_FOLDERS]
+    async with (
+        open_monitor(guest.qmp) as monitor,
+        guest.connect() as sandbox,
+        sandbox.container(plan("sleep", "1000", binds=binds, masked=False)) as watcher,
+    ):
+        await watcher.start()
+        before = await look(watcher)
+        yield sandbox, monitor
+        assert await look(watcher) == before
+
+
+async def look(watcher: Container) -> str:
+    """Mounts and nodes of the guest, and what the agent has written down of storages."""
+    process = await watcher.exec(plan_process(ProcessPlan(["sh", "-c", LOOK])))
+    output = (await read_all(process)).decode()
+    assert await process.wait(30) == 0
+    assert " / / " in output
+    return output
+
+
+def storage(disk: Plugged, driver: str = "blk", place: str = "", **fields: Any) -> pb.Storage:
+    mount_point = f"{STORAGES}/{place or disk.id}"
+    return pb.Storage(driver=driver, source=disk.address, fstype="ext4", mount_point=mount_point, **fields)
+
+
+async def read_file(sandbox: Sandbox, wanted: pb.Storage) -> str:
+    """What a container finds on the disk."""
+    binds = [BindMount(wanted.mount_point, "/mnt", ("bind", "ro"))]
+    async with sandbox.container(plan("cat", "/mnt/file", binds=binds), storages=[wanted]) as container:
+        await container.start()
+        output = await read_all(container)
+        assert await container.wait(30) == 0
+    return output.decode()
+
+
+async def refuse(sandbox: Sandbox, wanted: pb.Storage) -> str:
+    """The text with which a container with this storage is refused."""
+    with pytest.raises(StatusError) as caught:
+        await sandbox.create(plan("true"), storages=[wanted])
+    return str(caught.value)
+
+
+def test_disk_is_plugged_used_and_pulled_fifty_times_in_a_row(guest: Guest, image: Path) -> None:
+    async def drive() -> None:
+        async with machine(guest) as (sandbox, monitor):
+            for number in range(TIMES):
+                disk = await monitor.plug_disk("hot", image, read_only=True)
+                wanted = storage(disk, options=["ro", "noload"])
+                if number in (0, TIMES - 1):
+                    assert await read_file(sandbox, wanted) == "from the disk"
+                else:
+                    async with sandbox.container(plan("true"), storages=[wanted]):
+                        pass
+                await monitor.unplug(disk)
+
+    asyncio.run(drive())
+
+
+def test_scsi_disks_are_found_by_target_and_unit_with_the_modules_they_need(
+    guest: Guest, image: Path
+) -> None:
+    async def drive() -> None:
+        async with machine(guest) as (sandbox, monitor):
+            first = await monitor.plug_scsi_disk("scsi-a", image, 1, read_only=True)
+            second = await monitor.plug_scsi_disk("scsi-b", image, 1, 3, read_only=True)
+            for disk in (second, first):
+                wanted = storage(disk, "scsi", options=["ro", "noload"])
+                assert await read_file(sandbox, wanted) == "from the disk"
+            for disk in (first, second):
+                await monitor.unplug(disk)
+            await monitor.unplug(Plugged("scsi0", ""))
+
+    asyncio.run(drive())
+
+
+def test_two_containers_that_wait_for_one_disk_get_it_when_it_comes(guest: Guest, image: Path) -> None:
+    async def drive() -> None:
+        async with machine(guest) as (sandbox, monitor):
+            early = await monitor.plug_disk("early", image, read_only=True)
+            await monitor.unplug(early)  # to know the address that the next disk will have
+            wanted = [storage(early, place=name, options=["ro", "noload"]) for name in ("one", "two")]
+            async with asyncio.TaskGroup() as group:
+                readers = [group.create_task(read_file(sandbox, each)) for each in wanted]
+                disk = await monitor.plug_disk("early", image, read_only=True)
+            assert [reader.result() for reader in readers] == ["from the disk"] * 2
+            assert disk.address == early.address
+            await monitor.unplug(disk)
+
+    asyncio.run(drive())
+
+
+def test_devices_that_cannot_be_had_are_told_with_what_is_there_and_leave_nothing(
+    guest: Guest, image: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    run("truncate", "-s", "1M", plain)
+
+    async def drive() -> list[str]:
+        async with machine(guest) as (sandbox, monitor):
+            mute = await monitor.plug_pci("mute", "edu")
+            empty = await monitor.plug_disk("empty", plain)
+            wanted = [
+                storage(mute),
+                storage(Plugged("none", "1d/00")),
+                storage(Plugged("none", "7:9"), "scsi"),
+                storage(Plugged("none", "/dev/pmem7"), "nvdimm"),
+                storage(Plugged("none", "02/33")),
+                storage(Plugged("none", "vda"), "mmioblk"),
+                storage(Plugged("none", "0.0.0001"), "blk-ccw"),
+                storage(empty),
+            ]
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(refuse(sandbox, each)) for each in wanted]
+            for device in (mute, empty):
+                await monitor.unplug(device)
+            return [call.result() for call in calls]
+
+    texts = asyncio.run(drive())
+    late = r"Timeout after \d+s waiting for uevent"
+    for text, pattern in zip(
+        texts,
+        [
+            rf"{late} block device at PCI path .*: slot 0000:\d\d:00.0 present, no driver bound",
+            rf"{late} block device at PCI path 1d.0/00.0: there is no device 0000:00:1d.0",
+            rf"{late} SCSI disk 7:9: there is no SCSI host",
+            rf"{late} block device /dev/pmem7: the block devices there are: .*vda",
+            "PCI path '02/33': '33' is not a slot",
+            "Invalid device 'vda'",
+            "Failed to find the storage handler blk-ccw: CCW devices are those of s390x",
+            rf"mount ext4 {STORAGES}/empty: EINVAL",
+        ],
+        strict=True,
+    ):
+        assert re.search(pattern, text), text
