@@ -299,6 +299,19 @@ class Agent:
             return
         self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
 
+    async def drive_memory(self) -> None:
+        """Load the driver of virtio memory devices, if there are any. A failure is logged: the guest does without."""
+        from kata_agent.devices import online
+
+        for alias in online.list_undriven_memory():
+            from kata_agent.errors import AgentError
+            from kata_agent.guest import module
+
+            try:
+                await module.load(self._exits, alias, ())
+            except (AgentError, OSError) as error:
+                self._report("no driver for a memory device", error)
+
     @property
     def passed(self) -> PassedConnections | None:
         """Connections for streams that nobody has asked for yet; None where none are listened for."""

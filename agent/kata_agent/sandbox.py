@@ -130,6 +130,7 @@ class Sandbox:
             await run(partial(self._prepare_base, wipe=self._owns_guest and not self._agent.has_copied()))
             for entry in request.kernel_modules:
                 await module.load(self._agent.exits, entry.name, entry.parameters)
+            await self._agent.drive_memory()
             await self._share("ipc", None, undo)
             hostname = request.hostname[:HOSTNAME_LIMIT]
             await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.requires(*NEEDS)
 
 ELSEWHERE = {
     8: "tests/root/test_agent_frame.py::test_what_is_not_built_and_what_does_not_exist_have_their_own_answers",
+    10: "tests/unit/test_devices_online.py::test_number_of_processors_is_a_total",
     14: "tests/unit/test_agent_copyfile.py::test_only_the_last_missing_folder_gets_the_mode_that_was_sent",
     16: "tests/root/test_agent_frame.py::test_destroy_is_answered_before_the_end",
 }
 LATER = {
-    10: "OnlineCPUMem comes with the devices",
     17: "the debug console comes with the guest's other services",
 }
 

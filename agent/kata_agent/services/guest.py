@@ -1,7 +1,8 @@
-"""Handlers about the guest as a whole: details, clock, random numbers."""
+"""Handlers about the guest as a whole: details, clock, random numbers, processors and memory."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kata_protocols.gen import agent_pb2
@@ -9,6 +10,7 @@ from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent
+    from kata_agent.devices.match import Matcher
 
 
 def get_guest_details(agent: Agent, request: agent_pb2.GuestDetailsRequest) -> agent_pb2.GuestDetailsResponse:
@@ -45,7 +47,34 @@ def reseed_random_dev(_agent: Agent, request: agent_pb2.ReseedRandomDevRequest) 
     return Empty()
 
 
+async def online_cpu_mem(agent: Agent, request: agent_pb2.OnlineCPUMemRequest) -> Empty:
+    """Bring processors and memory into use that the host has plugged. `wait` changes nothing, as in Kata's agent."""
+    from kata_agent.devices import online
+
+    system = online.System()
+    if request.nb_cpus:
+
+        async def wait(matcher: Matcher, timeout_s: float) -> object:
+            return await agent.hotplug.wait(matcher, timeout_s)
+
+        await online.online_cpus(system, request.nb_cpus, agent.worker, wait)
+    if not request.cpu_only:
+        await agent.drive_memory()
+        await agent.worker.run(partial(online.online_memory, system))
+    return Empty()
+
+
+async def mem_hotplug_by_probe(agent: Agent, request: agent_pb2.MemHotplugByProbeRequest) -> Empty:
+    """Tell the kernel where memory has come."""
+    from kata_agent.devices import online
+
+    await agent.worker.run(partial(online.probe_memory, online.System(), tuple(request.memHotplugProbeAddr)))
+    return Empty()
+
+
 HANDLERS = {
+    "OnlineCPUMem": online_cpu_mem,
+    "MemHotplugByProbe": mem_hotplug_by_probe,
     "GetGuestDetails": get_guest_details,
     "SetGuestDateTime": set_guest_date_time,
     "ReseedRandomDev": reseed_random_dev,

@@ -34,6 +34,19 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cpus", type=positive, default=2, metavar="N", help="virtual CPUs (default 2)")
     group.add_argument(
+        "--max-cpus",
+        type=positive,
+        metavar="N",
+        help="virtual CPUs that there may be, with those plugged later",
+    )
+    group.add_argument(
+        "--memory-device",
+        type=positive,
+        default=0,
+        metavar="MIB",
+        help="the most of a virtio memory device, which begins with nothing",
+    )
+    group.add_argument(
         "--timeout", type=positive_float, default=120.0, metavar="S", help="seconds to boot (default 120)"
     )
     group.add_argument(
@@ -70,7 +83,9 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         guest=find_guest(options.guest_dir),
         name=name,
         cpus=options.cpus,
+        max_cpus=options.max_cpus,
         memory_mib=options.memory,
+        memory_device_mib=options.memory_device,
         share=share,
         disks=tuple(Path(disk) for disk in options.disk),
         image=options.image,

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 AGENT_PORT = 1024
 DOORBELL_PORT = 1700
 SHARE_TAG = "kataShared"
+MEMORY_DEVICE = "vmem0"
 GUEST_SHARE = "/run/kata-containers/shared/containers/"
 
 
@@ -51,6 +52,8 @@ class Accelerator:
 class VmConfig:
     """One machine. `share` is the host folder that the guest mounts by virtiofs under `SHARE_TAG`.
 
+    More processors, up to `max_cpus`, and memory can be plugged while it runs (`kata_host.vm.resize`).
+    `memory_device_mib` is the most that a virtio memory device can have, which the guest uses as far as it is told to.
     `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
     `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
     """
@@ -58,7 +61,9 @@ class VmConfig:
     guest: GuestFiles
     name: str | None = None
     cpus: int = 2
+    max_cpus: int | None = None
     memory_mib: int = 512
+    memory_device_mib: int = 0
     share: Path | None = None
     disks: tuple[Path, ...] = ()
     image: str = "initrd"

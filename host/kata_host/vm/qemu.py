@@ -21,7 +21,7 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.again import boot_with_second_try
-from kata_host.vm.base import SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
+from kata_host.vm.base import MEMORY_DEVICE, SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
 from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
 from kata_host.vm.ksm import check_ksm
@@ -65,10 +65,8 @@ def plan_command(
     backend, sharing = ("ram", "merge=on") if config.ksm else ("memfd", "share=on")
     command = [
         config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
-        "-machine", f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split",
         "-device", "intel-iommu,intremap=off,caching-mode=on",
-        "-cpu", _CPU[accelerator.name],
-        "-smp", f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}",
+        *_plan_processors(config, accelerator),
         "-m", f"{memory}M,slots=4,maxmem={memory + _HOTPLUG_MEMORY_MIB}M",
         "-object", f"memory-backend-{backend},id=mem,size={memory}M,{sharing}",
         "-kernel", str(config.guest.kernel), "-initrd", str(root.initrd),
@@ -83,6 +81,12 @@ def plan_command(
             "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
             "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
         ]  # fmt: skip
+    if config.memory_device_mib:
+        size = f"size={config.memory_device_mib}M"
+        command += [
+            "-object", f"memory-backend-memfd,id={MEMORY_DEVICE}-backend,{size},share=on,reserve=off",
+            "-device", f"virtio-mem-pci,id={MEMORY_DEVICE},memdev={MEMORY_DEVICE}-backend,requested-size=0",
+        ]  # fmt: skip
     for number, disk in enumerate(config.disks):
         name = f"disk{number}"
         file = {"driver": "file", "filename": str(disk)}
@@ -94,6 +98,21 @@ def plan_command(
         command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
     # Last, so that the slots of everything else are the same with each kind of image.
     return [*command, *root.qemu_args]
+
+
+def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
+    """The board and its processors. See decision 0095 for the disguise."""
+    machine = f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split"
+    cpu = _CPU[accelerator.name]
+    if config.max_cpus is None:
+        topology = f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}"
+        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
+    topology = f"{config.cpus},sockets={config.max_cpus},cores=1,threads=1,maxcpus={config.max_cpus}"
+    if accelerator.name == "kvm":
+        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
+    # A kernel that takes the machine for a real one leaves no room for processors that come later.
+    disguise = ["-smbios", "type=1,serial=VMware-0"]
+    return ["-machine", f"{machine},vmport=on", "-cpu", f"{cpu},-hypervisor", "-smp", topology, *disguise]
 
 
 class QemuVm:
@@ -129,6 +148,7 @@ class QemuVm:
             "share": str(self.config.share) if self.config.share else None,
             "disks": [str(disk) for disk in self.config.disks],
             "cpus": self.config.cpus,
+            "max_cpus": self.config.max_cpus,
             "memory_mib": self.config.memory_mib,
             "image": self.config.image,
         }
@@ -291,6 +311,10 @@ def _check(config: VmConfig) -> None:
         if not os.access(path, os.R_OK):
             raise VmError(f"{path}: no guest there; build one with `kata-image build` or `scripts/run`")
     find_root(config.image, config.guest)
+    if config.max_cpus is not None and config.max_cpus < config.cpus:
+        raise VmError(
+            f"max_cpus {config.max_cpus}: fewer than the {config.cpus} that the machine begins with"
+        )
     if config.share is not None and not config.share.is_dir():
         raise VmError(f"{config.share}: the folder to share does not exist")
     for disk in config.disks:
