@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
+    from kata_agent.tracing.tracer import Tracer
     from kata_agent.trail import Trail
     from kata_agent.upgrade.upgrader import Init, Upgrader
     from kata_agent.worker import Doubtful, Worker
@@ -334,6 +335,21 @@ class Agent:
         if not stored:
             self._host.store(flight.NAME, (recorder.ring, recorder.crash))
         return recorder
+
+    @cached_property
+    def tracer(self) -> Tracer | None:
+        """Spans of calls, if that is configured."""
+        if not self.config.tracing:
+            return None
+        from kata_agent.tracing.export import Exporter
+        from kata_agent.tracing.tracer import Tracer
+
+        try:
+            exporter = Exporter(self.config.trace_address, self._group, self.log)
+        except ValueError as error:
+            self._report("no tracing", error)
+            return None
+        return Tracer(exporter.put)
 
     def tell_last_end(self) -> None:
         """Open the recorder, and log what the agent before this one was doing when it ended."""

@@ -179,8 +179,15 @@ class Dispatcher(Router):
         return refusal
 
     def _surround(self, service: str, method: str, inner: Wrapped) -> Wrapped:
-        """What is done around the whole call, its status known: the flight recorder."""
-        return inner if method in QUIET else surround(inner, self._agent.flight.recorder(method))
+        """What is done around the whole call, its status known: the flight recorder, and a span."""
+        if method not in QUIET:
+            inner = surround(inner, self._agent.flight.recorder(method))
+        if self._agent.tracer is not None:
+            from kata_agent.tracing.tracer import UNTRACED
+
+            if method not in UNTRACED:
+                inner = surround(inner, self._agent.tracer.recorder(service, method))
+        return inner
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
         agent = self._agent

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from kata_host.guest_port import read_lines
+from kata_host.spans import listen_for_spans, receive_spans
 from kata_protocols import services
 from kata_protocols.aio.address import UnixAddress
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.aio.dial import dial
+from kata_protocols.span import ERROR
 from kata_protocols.status import Code, StatusError
 from kata_testing.native import NEEDS, NativeAgent, native_agent
 from kata_testing.wire import outcome, run_async
@@ -164,5 +166,53 @@ def test_part_that_cannot_be_opened_is_told_and_the_agent_serves(tmp_path: Path)
         async with native_agent(tmp_path, supervised=True, words=words) as agent:
             assert "no log port" in agent.log.read_text()
             assert (await ask(agent, "LastCalls")).life == 1
+
+    run_async(body())
+
+
+def test_calls_are_spans_below_their_callers_at_the_forwarder(tmp_path: Path) -> None:
+    address = UnixAddress(str(tmp_path / "spans.sock"))
+    parent = ("00f067aa0ba902b7", "4bf92f3577b34da6a3ce929d0e0e4736")
+    metadata = (("traceparent", f"00-{parent[1]}-{parent[0]}-01"),)
+
+    async def body() -> None:
+        words = ("agent.trace", f"agent.trace_address=unix://{address.path}")
+        async with native_agent(tmp_path, supervised=True, words=words) as agent:
+            with listen_for_spans(address) as listener:
+                async with aclosing(receive_spans(listener)) as received:
+                    client = await agent.client()
+                    method = services.AGENT_SERVICE.methods["GetGuestDetails"]
+                    await client.call(method, method.request_type(), timeout_s=TIMEOUT_S, metadata=metadata)
+                    span = await anext(received)
+                    assert (span.name, span.parent_id.hex(), span.trace_id.hex()) == (
+                        "get_guest_details",
+                        *parent,
+                    )
+                    with pytest.raises(StatusError):
+                        await agent.call("StartContainer", container_id="nobody")
+                    span = await anext(received)
+                    assert (span.name, span.status) == ("start_container", ERROR)
+                    assert "nobody" in span.status_message
+                    assert span.attributes["container-id"] == "nobody"
+
+    run_async(body())
+
+
+def test_tool_prints_spans_as_they_come(tmp_path: Path) -> None:
+    address = tmp_path / "spans.sock"
+
+    async def body() -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(*TOOL, "traces", "--json", "--count", "1", "--listen", f"unix://{address}"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        with await dial(UnixAddress(str(address)), timeout_s=TIMEOUT_S):
+            pass  # it listens
+        words = ("agent.trace", f"agent.trace_address=unix://{address}")
+        async with native_agent(tmp_path, supervised=True, words=words) as agent:
+            await agent.call("GetGuestDetails")
+            output, _ = await process.communicate()
+        assert json.loads(output)["name"] == "get_guest_details"
+        assert not address.exists()
 
     run_async(body())

@@ -64,6 +64,7 @@ class FakeAgent:
         self.log = log
         self.config = settings or Config()
         self.flight = FLIGHT
+        self.tracer = None
         self.containers = FakeContainers(answer)
         self.noted: list[tuple[str, str, str]] = []
         self.events = EventHub()

@@ -42,6 +42,14 @@ class Config(Settings):
         value.parse_switch, OFF, "pass the kernel's messages to the log; not in Kata's agent",
         word="agent.kernel_log", flag="too", key="kernel_log", toml=BOOLEAN,
     )  # fmt: skip
+    tracing = Setting(
+        value.parse_loose_switch, OFF, "a span of each call for the host's trace forwarder",
+        word="agent.trace", flag="too", key="tracing", toml=BOOLEAN, env="KATA_AGENT_TRACING",
+    )  # fmt: skip
+    trace_address = Setting(
+        value.parse_some_text, "vsock://2:10240", "where that forwarder listens; not in Kata's agent",
+        word="agent.trace_address", key="trace_address",
+    )  # fmt: skip
     hotplug_timeout_s = Setting[float](
         value.parse_seconds, 3, "seconds to wait for a hot-plugged device; 0 is ignored",
         word="agent.hotplug_timeout", key="hotplug_timeout", toml=DURATION, unset=0,

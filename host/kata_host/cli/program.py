@@ -23,6 +23,7 @@ from kata_host.cli.commands import (
     log_level,
     logs,
     ps,
+    traces,
     upgrade,
     vm,
 )
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         exits,
         logs,
         log_level,
+        traces,
         boot,
         upgrade,
         generate,
