@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kata_agent.events import EventHub
     from kata_agent.flight import Flight
     from kata_agent.guest.copyfile import Copier
+    from kata_agent.hub.confidential import Confidential
     from kata_agent.log import Log
     from kata_agent.memory.agent import MemoryAgent
     from kata_agent.metrics.collect import Collector
@@ -46,6 +47,7 @@ BASE_DIRECTORY = "/run/kata-containers"
 RUN_DIRECTORY = "/run/kata-agent"
 STORAGES_DIRECTORY = f"{RUN_DIRECTORY}/storages"
 CRUN = "/usr/bin/crun"
+COMPONENTS_CGROUP = "/sys/fs/cgroup/guest-components"
 CGROUP_ROOT = "/sys/fs/cgroup"
 KERNEL_CALLS_AT_ONCE = 16
 DOUBTFUL_CALLS_AT_ONCE = 8
@@ -118,8 +120,10 @@ class Agent:
         from kata_agent.mounts.storage.journal import Journal
 
         journal = Journal(STORAGES_DIRECTORY if self.supervised else None)
-        watcher = self._make_watcher
-        return ArrivingStorages(self.worker, self.log, journal, watcher, find_book=lambda: self.device_book)
+        return ArrivingStorages(
+            *(self.worker, self.log, journal, self._make_watcher, lambda: self.confidential.hub),
+            find_book=lambda: self.device_book,
+        )
 
     @cached_property
     def sandbox(self) -> Sandbox:
@@ -254,6 +258,7 @@ class Agent:
             stored=self._stored,
             report=self._report,
             oom=self.oom,
+            find_guard=self._find_guard,
         )
 
     def start_memory_agent(self) -> None:
@@ -284,6 +289,35 @@ class Agent:
         """End what goes on without anybody's call; the task group waits for it."""
         if self._memory is not None:
             self._memory.close()
+        if self._has("confidential"):
+            self.confidential.stop_starting()
+
+    @cached_property
+    def confidential(self) -> Confidential:
+        """Initdata, guest components and the hub."""
+        from kata_agent.hub.confidential import Confidential
+
+        return Confidential(self.config, self.log, self.worker)
+
+    def begin_confidential(self) -> None:
+        """Load initdata and start the guest components, where the guest has any of it."""
+        from kata_agent.hub import probe
+
+        disk = probe.find_initdata()
+        wanted = probe.list_wanted(self.config.guest_components_procs)
+        if not disk and probe.list_missing(wanted) == wanted:
+            return
+        if disk:
+            self.confidential.load_initdata(disk)
+        kept = (
+            {"cgroup": COMPONENTS_CGROUP, "record": f"{RUN_DIRECTORY}/components"} if self.supervised else {}
+        )
+        self.confidential.start_components(self._exits, self._group, **kept)
+
+    def check_confidential(self) -> None:
+        """Raise why nothing may run in this guest."""
+        if self._has("confidential"):
+            self.confidential.check()
 
     def listen_for_streams(self) -> None:
         """Open the listener for the streams' own connections, if one is configured, or go on with that of an
@@ -436,6 +470,8 @@ class Agent:
             self.oom.close()
         if self._has("sandbox"):
             await self.sandbox.close()
+        if self._has("confidential"):
+            self.confidential.kill()
         if self._has("hotplug"):
             self.hotplug.close()
         if self._passed is not None:
@@ -453,6 +489,12 @@ class Agent:
             self.sandbox.adopt()
             await self.containers.adopt()
             await self.storages.sweep()
+
+    def _find_guard(self) -> Confidential | None:
+        from kata_agent.hub import probe
+
+        there = self._has("confidential") or os.path.exists(probe.HUB_SOCKET)
+        return self.confidential if there else None
 
     def _make_watcher(self) -> Watcher:
         from kata_agent.mounts.mirror.watcher import Watcher

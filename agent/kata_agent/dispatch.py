@@ -109,6 +109,8 @@ CANCEL_ON_DISCONNECT = frozenset(
     {"WaitProcess", "ReadStdout", "ReadStderr", "GetOOMEvent", "PollEvents", "ReadSession", "NameStream"}
 )
 
+# What these wait for may be slower than their callers are patient: the wait is bounded by the call's deadline.
+SLOW = frozenset({"CreateContainer"})
 
 # What changes a life cycle is logged when it is done, by ids alone.
 CHANGES = {
@@ -200,7 +202,7 @@ class Dispatcher(Router):
             except Exception as error:  # the one place that maps every error
                 raise self._answer(service, method, request, error, started) from error
             if isinstance(result, CoroutineType):
-                return self._finish(service, method, request, result, started)
+                return self._finish(service, method, request, result, started, call.deadline)
             if isinstance(result, AsyncGeneratorType):
                 return self._relay(service, method, request, result, started)
             durations.note(method, time.monotonic_ns() - started)
@@ -219,8 +221,18 @@ class Dispatcher(Router):
             raise self._answer(service, method, request, error, started) from error
 
     async def _finish(
-        self, service: str, method: str, request: Any, work: Awaitable[Any], started: int
+        self,
+        service: str,
+        method: str,
+        request: Any,
+        work: Awaitable[Any],
+        started: int,
+        deadline: float | None,
     ) -> Any:
+        if method in SLOW:
+            from kata_agent.deadline import DEADLINE
+
+            DEADLINE.set(deadline)
         try:
             answer = await work
         except Exception as error:  # the one place that maps every error

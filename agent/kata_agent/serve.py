@@ -81,6 +81,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         agent.open_for_operators()
         agent.listen_for_streams()
         agent.watch_pressure()
+        agent.begin_confidential()
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
             agent.start_memory_agent()
@@ -128,6 +129,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             except errors.UnknownState as error:
                 supervisor.unfit(str(error))
                 raise
+            agent.begin_confidential()
             settle_memory()
             dispatcher = Dispatcher(agent)
             async with serve(

@@ -87,23 +87,25 @@ class Config(Settings):
         value.parse_switch, OFF, _NO_USE, word="agent.devmode", flag="only", key="dev_mode", toml=BOOLEAN
     )
     cdh_api_timeout_s = Setting[float](
-        value.parse_seconds, 50, f"seconds; {_NO_USE}",
+        value.parse_seconds, 50, "seconds for a call to the confidential data hub; 0 is ignored",
         word="agent.cdh_api_timeout", key="cdh_api_timeout", toml=DURATION, unset=0,
     )  # fmt: skip
     image_pull_timeout_s = Setting[float](
-        value.parse_seconds, 1200, f"seconds; {_NO_USE}",
+        value.parse_seconds, 1200, "seconds for an image to be pulled by the hub; 0 is ignored",
         word="agent.image_pull_timeout", key="image_pull_timeout", toml=DURATION, unset=0,
     )  # fmt: skip
     guest_components_rest_api = Setting(
-        value.one_of("all", "attestation", "resource"), "resource", _NO_USE,
+        value.one_of("all", "attestation", "resource"), "resource",
+        "what api-server-rest offers",
         word="agent.guest_components_rest_api", key="guest_components_rest_api",
     )  # fmt: skip
     guest_components_procs = Setting(
         value.one_of("none", "attestation-agent", "confidential-data-hub", "api-server-rest"), "api-server-rest",
-        _NO_USE, word="agent.guest_components_procs", key="guest_components_procs",
+        "the last guest component to start, after those it needs, if the image has them",
+        word="agent.guest_components_procs", key="guest_components_procs",
     )  # fmt: skip
     secure_storage_integrity = Setting(
-        value.parse_loose_switch, OFF, _NO_USE,
+        value.parse_loose_switch, OFF, "dm-integrity for the encrypted store of images",
         word="agent.secure_storage_integrity", key="secure_storage_integrity", toml=BOOLEAN,
     )  # fmt: skip
     https_proxy = Setting(value.parse_url, "", _NO_USE, word="agent.https_proxy", key="https_proxy")

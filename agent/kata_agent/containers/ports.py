@@ -51,3 +51,13 @@ class Sandbox(Protocol):
     @property
     def guest_hooks(self) -> dict[str, list[dict[str, object]]]:
         """OCI hooks of the guest by kind (prestart, poststart, poststop), appended to the container's own."""
+
+
+class Guard(Protocol):
+    """Who sees to a container's secrets (`kata_agent.hub`). Both change the spec for crun in place."""
+
+    async def prepare_store(self, spec: dict[str, Any]) -> None:
+        """Before storages are mounted."""
+
+    async def unseal(self, spec: dict[str, Any]) -> None:
+        """After they were."""

@@ -19,7 +19,7 @@ from kata_agent.containers.crun import Crun
 from kata_agent.containers.hooks import HookRunner
 from kata_agent.containers.keep import PREFIX, Keeper, StreamKeeper
 from kata_agent.containers.launch import Launcher
-from kata_agent.containers.ports import ContainerRequest, Sandbox, Storages
+from kata_agent.containers.ports import ContainerRequest, Guard, Sandbox, Storages
 from kata_agent.containers.removal import Remover
 from kata_agent.containers.settings import Settings
 from kata_agent.containers.undo import Undo, finish
@@ -72,6 +72,7 @@ class Containers:
         stored: dict[str, tuple[int, ...]] | None = None,
         report: Callable[[str, BaseException], None] | None = None,
         oom: OomWatch | None = None,
+        find_guard: Callable[[], Guard | None] = lambda: None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
         (names `container/...` are taken out of it); `report` hears of background failures."""
@@ -82,6 +83,7 @@ class Containers:
         self._storages = storages
         self._report = report or _ignore
         self._oom = oom
+        self._find_guard = find_guard
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
@@ -301,12 +303,17 @@ class Containers:
             container.add_process(container.id).stream_ports = request.stream_ports
             self._save(container)
             undo.push("remove the bundle", lambda: self._remover.remove_bundle(container))
+            guard = self._find_guard()
+            if guard is not None:
+                await guard.prepare_store(planned)
             if request.storages:
                 container.storages = await self._storages.mount(container.id, request.storages)
                 undo.push(
                     "release storages", lambda: self._storages.release(container.id, container.storages)
                 )
                 self._save(container)
+            if guard is not None:
+                await guard.unseal(planned)
             root = (request.spec.get("root") or {}).get("path") or ""
             sysctl.write_guests(sysctl.split(request.spec.get("linux") or {})[1])
             await self._launcher.create(container, planned, root, undo)

@@ -24,7 +24,7 @@ from kata_agent.mounts.undo import (
     Unmount,
     undo,
 )
-from kata_linux import fscontext, mount
+from kata_linux import fscontext, mount, openat2
 
 _ATTRIBUTES = {
     mount.MS_RDONLY: mount.MOUNT_ATTR_RDONLY,
@@ -88,6 +88,11 @@ def _apply(op: ops.Op, done: list[Undo]) -> None:
         case ops.Mirror(source, target):
             done.append(EndMirror(source, target))
             _mirror(source, target)
+        case ops.TakeRoot(path):
+            done.extend((RemoveTree(path), Unmount(path, perhaps=True)))
+            _check_root(path)
+        case ops.CopyProgram(source, target, path):
+            _copy_program(source, target, path)
         case ops.ReservePages(page_size, pages):
             hugepool.reserve(page_size, pages)
             done.append(ReturnPages(page_size, pages))
@@ -137,6 +142,33 @@ def _mount_filesystem(op: ops.MountFilesystem) -> None:
                 raise
             fd = int(opened.rpartition("/")[2])
             fscontext.mount(op.fstype, op.source, parameters, attributes(op.flags)[0], fd, op.target)
+
+
+def _check_root(path: str) -> None:
+    try:
+        with place.open_place(path) as opened:
+            if os.listdir(opened):
+                return
+    except FileNotFoundError:
+        pass
+    raise WrongState(f"{path}: the image was reported as pulled, but there is no root")
+
+
+def _copy_program(source: str, target: str, path: str) -> None:
+    """Links are followed below `source` only; the copy's folders are made."""
+    folder, _ = os.path.split(f"{target}/{path}")
+    place.make_directories(folder)
+    root = openat2.open_root(source)
+    try:
+        fd = openat2.openat2(root, path, os.O_RDONLY, resolve=openat2.RESOLVE_IN_ROOT)
+    finally:
+        os.close(root)
+    with open(fd, "rb") as program, place.open_place(folder) as opened:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        with open(f"{opened}/{os.path.basename(path)}", "xb") as copied:
+            while piece := program.read(1 << 20):
+                copied.write(piece)
+            os.fchmod(copied.fileno(), mode)
 
 
 def _mirror(source: str, target: str) -> None:

@@ -95,6 +95,20 @@ class Mirror(Record):
     target: str
 
 
+class TakeRoot(Record):
+    """A root that somebody else has made or mounted at `path`, and that is ours from now on."""
+
+    path: str
+
+
+class CopyProgram(Record):
+    """A file, by its path below `source`, to the same place below `target`."""
+
+    source: str
+    target: str
+    path: str
+
+
 class ReservePages(Record):
     """More huge pages in the pool of this page size, in bytes."""
 
@@ -103,7 +117,17 @@ class ReservePages(Record):
 
 
 MountOp = MountFilesystem | Remount | BindMount | SetFlags | SetPropagation
-OtherOp = MakeDirectory | MakeVolume | MakeFile | ChangeGroup | SetAccess | Mirror | ReservePages
+OtherOp = (
+    MakeDirectory
+    | MakeVolume
+    | MakeFile
+    | ChangeGroup
+    | SetAccess
+    | Mirror
+    | TakeRoot
+    | CopyProgram
+    | ReservePages
+)
 Op = MountOp | OtherOp
 
 
@@ -139,6 +163,10 @@ def _describe_other(op: OtherOp) -> str:
             return f"set access of {path} ({access})"
         case Mirror(source, target):
             return f"mirror {source} at {target}"
+        case TakeRoot(path):
+            return f"take over {path}"
+        case CopyProgram(source, target, path):
+            return f"copy {path} from {source} to {target}"
         case ReservePages(page_size, pages):
             return f"reserve {pages} huge pages of {page_size} bytes"
         case _:

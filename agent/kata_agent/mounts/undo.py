@@ -92,7 +92,7 @@ def _undo(step: Undo) -> None:
         case Unmount(target, perhaps):
             _unmount(target, perhaps=perhaps)
         case RemoveDirectory(path):
-            os.rmdir(path)
+            _remove_directory(path)
         case RemoveFile(path):
             os.unlink(path)
         case RemoveTree(path):
@@ -101,6 +101,14 @@ def _undo(step: Undo) -> None:
             hugepool.give_back(page_size, pages)
         case _:
             assert_never(step)
+
+
+def _remove_directory(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:  # somebody else uses it by now, and it is theirs
+            raise
 
 
 def _unmount(target: str, *, perhaps: bool) -> None:

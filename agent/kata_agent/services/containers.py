@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kata_agent.containers import process_spec, user
 from kata_agent.containers.registry import ContainerRequest
 from kata_agent.errors import InvalidRequest, NotSupported
+from kata_agent.mounts.storage.driver import GUEST_PULL
 from kata_agent.processes.signals import MAX_SIGNAL
 from kata_agent.services import oci
 from kata_agent.services.storage import decode_storages
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 async def create_container(agent: Agent, request: agent_pb2.CreateContainerRequest) -> Empty:
     """Make a container, stopped before its program starts."""
+    agent.check_confidential()
     if not request.HasField("OCI"):
         raise InvalidRequest(f"container {request.container_id!r}: the request has no OCI spec")
     for device in request.devices:
@@ -94,6 +96,11 @@ def _decode_spec(request: agent_pb2.CreateContainerRequest) -> dict[str, Any]:
     spec = oci.spec(request.OCI)
     if request.HasField("string_user"):
         _add_names(spec.setdefault("process", dict(process_spec.DEFAULT)), request.string_user)
+    if any(storage.driver == GUEST_PULL for storage in request.storages):
+        from kata_agent.mounts.storage import guest_pull
+
+        if guest_pull.is_sandbox(spec.get("annotations") or {}):
+            spec["process"] = guest_pull.read_pause_process()
     return spec
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 async def create_sandbox(agent: Agent, request: agent_pb2.CreateSandboxRequest) -> Empty:
     """Make what the sandbox's containers share. `sandbox_pidns` is ignored, as in Kata's agent."""
+    agent.check_confidential()
     await agent.sandbox.create(
         SandboxRequest(
             sandbox_id=request.sandbox_id,

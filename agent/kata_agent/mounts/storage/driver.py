@@ -20,6 +20,7 @@ DRIVERS = {
     "bind": "bind",
     "blk": "block",
     "ephemeral": "ephemeral",
+    "image_guest_pull": "guest_pull",
     "local": "local",
     "mmioblk": "block",
     "nvdimm": "block",
@@ -29,11 +30,11 @@ DRIVERS = {
     "watchable-bind": "watchable",
 }
 
+# Asks somebody else before anything is mounted.
+GUEST_PULL = "image_guest_pull"
+
 # Volumes of the pod: their data outlives the container that came first.
 LASTING = frozenset({"ephemeral", "local", "watchable-bind"})
-
-# The rest of Kata's drivers, told apart from a misspelt name.
-NOT_BUILT = frozenset({"image_guest_pull"})
 
 # Of another kind of machine; the second is what one runtime calls the first.
 NOT_HERE = frozenset({"blk-ccw", "ccw"})
@@ -42,7 +43,7 @@ NOT_HERE = frozenset({"blk-ccw", "ccw"})
 def find_driver(name: str) -> Driver:
     """The driver of this name. Raises `NotSupported` with the text that hosts know."""
     if name not in DRIVERS:
-        why = "this agent does not have it yet" if name in NOT_BUILT else "there is none of that name"
+        why = "there is none of that name"
         if name in NOT_HERE:
             why = "CCW devices are those of s390x, this guest has PCI"
         raise NotSupported(f"Failed to find the storage handler {name}: {why}")

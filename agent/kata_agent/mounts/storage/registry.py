@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kata_agent.errors import AlreadyExists, describe
-from kata_agent.mounts import ops
+from kata_agent.errors import AlreadyExists, NotSupported, describe
+from kata_agent.mounts import ops, place
 from kata_agent.mounts.apply import RollbackError, apply_plan
-from kata_agent.mounts.storage.driver import LASTING, find_driver
+from kata_agent.mounts.storage.driver import GUEST_PULL, LASTING, find_driver
 from kata_agent.mounts.storage.journal import Entry, Journal
 from kata_agent.mounts.storage.request import StorageRequest
 from kata_agent.mounts.undo import EndMirror, ReturnPages, Undo, Unmount, undo
@@ -24,6 +24,7 @@ from kata_agent.mounts.undo import EndMirror, ReturnPages, Undo, Unmount, undo
 if TYPE_CHECKING:
     from kata_agent.log import Log
     from kata_agent.mounts.mirror.watcher import Watcher
+    from kata_agent.mounts.storage.guest_pull import Puller
     from kata_agent.worker import Worker
 
 
@@ -48,13 +49,16 @@ class Storages:
         log: Log,
         journal: Journal | None = None,
         make_watcher: Callable[[], Watcher] | None = None,
+        find_puller: Callable[[], Puller] | None = None,
     ) -> None:
-        """`make_watcher` gives what keeps mirrors up to date; without it they are copied once."""
+        """`make_watcher` gives what keeps mirrors up to date; without it they are copied once. `find_puller` gives who
+        has images pulled; without one they are refused."""
         self._worker = worker
         self._log = log
         self._journal = journal or Journal(None)
         self._make_watcher = make_watcher
         self._watcher: Watcher | None = None
+        self._find_puller = find_puller
         self._mounted: dict[str, Mounted] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
 
@@ -144,6 +148,8 @@ class Storages:
         entry = self._mounted[name] = Mounted(storage)
         entry.users.add(user)
         try:
+            if storage.driver == GUEST_PULL:
+                await self._pull(storage, name)
             steps = await self._worker.run(partial(_mount_now, storage, name, self._journal))
         except BaseException as error:
             del self._mounted[name]
@@ -153,6 +159,24 @@ class Storages:
             raise
         entry.steps.set_result(steps)
         self._watch(steps)
+
+    async def _pull(self, storage: StorageRequest, name: str) -> None:
+        """Have the image of the storage pulled; what became of it when that failed is undone."""
+        from kata_agent.mounts.storage import guest_pull
+
+        pull = guest_pull.parse(storage)
+        if pull.is_pause:
+            return
+        if self._find_puller is None:
+            raise NotSupported(f"pull image {pull.reference}: nobody here pulls images")
+        steps = guest_pull.steps_of(pull)
+        await self._worker.run(partial(_prepare_pull, pull.bundle, Entry(name, steps), self._journal))
+        try:
+            await self._find_puller().pull_image(pull.reference, pull.bundle)
+        except BaseException:
+            for failure in await self._worker.run(partial(_undo_now, steps, name, self._journal)):
+                self._log.warning("storage", "unmount failed", mount_point=name, error=failure)
+            raise
 
     def _watch(self, steps: tuple[Undo, ...]) -> None:
         """Keep a mirror up to date from now on."""
@@ -198,6 +222,11 @@ def _mount_now(storage: StorageRequest, name: str, journal: Journal) -> tuple[Un
         journal.remove(name)
         raise
     return steps
+
+
+def _prepare_pull(bundle: str, entry: Entry, journal: Journal) -> None:
+    place.make_directories(bundle)
+    journal.write(entry)
 
 
 def _expand(storages: Sequence[object]) -> Iterable[StorageRequest]:

@@ -1,0 +1,1 @@
+"""Confidential guests: initdata, the guest components, and the confidential data hub's client side."""
