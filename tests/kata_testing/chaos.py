@@ -71,6 +71,14 @@ class Host:
             except ConnectionLostError:
                 self._account.lost_calls += 1
 
+    async def ask_health(self) -> None:
+        """Check is answered, by whichever agent."""
+        while True:
+            try:
+                return await self.agent.check()
+            except ConnectionLostError:
+                self._account.lost_calls += 1
+
     async def change(self, name: str, done: str, **fields: Any) -> None:
         """A change that may have been made already when its answer was lost: then the error says `done`."""
         lost = False
@@ -141,14 +149,18 @@ def numbers(first: int, last: int) -> bytes:
 class Chaos:
     """The load and the killer, over one supervised agent."""
 
-    def __init__(self, agent: NativeAgent, *, seed: int, kills: int) -> None:
+    most_lines = 60_000
+    """That an exec prints."""
+
+    def __init__(self, agent: NativeAgent, *, seed: int, kills: int, folder: Path | None = None) -> None:
+        """`folder` is the containers' /tmp as this process sees it."""
         self.account = Account()
         self._agent = agent
         self._random = random.Random(seed)  # noqa: S311 - to be repeatable
         self._kills = kills
         self._over = asyncio.Event()
         self._lives = asyncio.Condition()
-        self._folder = busybox_root() / "tmp"
+        self._folder = folder or busybox_root() / "tmp"
         self._once: list[str] = []
 
     async def run(self) -> Account:
@@ -158,8 +170,8 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             waiter = group.create_task(Host(self._agent, self.account).wait(keeper, keeper, 7))
             lanes: list[Callable[[Host, random.Random], Coroutine[Any, Any, None]]] = [
-                lambda host, rng: self._exec_lane(host, rng, keeper, 60_000),
-                lambda host, rng: self._exec_lane(host, rng, keeper, 60_000),
+                lambda host, rng: self._exec_lane(host, rng, keeper, self.most_lines),
+                lambda host, rng: self._exec_lane(host, rng, keeper, self.most_lines),
                 lambda host, rng: self._exec_lane(host, rng, keeper, 0),
                 self._container_lane,
                 self._container_lane,
@@ -194,17 +206,21 @@ class Chaos:
                 self.account.unready_kills += 1
             else:
                 if self.account.kills:
-                    await Host(self._agent, self.account).agent.check()
+                    await Host(self._agent, self.account).ask_health()
                     self.account.answered_after_s.append(time.monotonic() - killed_at)
                     async with self._lives:
                         self._lives.notify_all()
                 unready = 0
                 await asyncio.sleep(self._random.uniform(0, 0.08))  # the random moment itself
-            if kill_agent(self._agent):
+            if await self._kill():
                 killed_at = time.monotonic()
                 self.account.kills += 1
-        await Host(self._agent, self.account).agent.check()
+        await Host(self._agent, self.account).ask_health()
         self.account.answered_after_s.append(time.monotonic() - killed_at)
+
+    async def _kill(self) -> bool:
+        """Kill the agent that runs now; False when none does."""
+        return kill_agent(self._agent)
 
     async def _exec_lane(self, host: Host, rng: random.Random, container: str, most: int) -> None:
         while not self._over.is_set():
@@ -226,7 +242,8 @@ class Chaos:
             container = fresh_id("chaos")
             first, status = rng.randrange(10**6), rng.randrange(256)
             last = first + rng.randrange(1, 20_000)
-            spec = oci_spec("sh", "-c", self._script(container, first, last, status))
+            script = self._script(container, first, last, status)
+            spec = oci_spec("sh", "-c", script, root=self._agent.root)
             await host.change("CreateContainer", "already exists", container_id=container, OCI=spec)
             await host.change("StartContainer", "it is running", container_id=container)
             await host.read_all(container, container, numbers(first, last))

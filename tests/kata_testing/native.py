@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copy
 import itertools
 import os
 import shutil
@@ -91,15 +92,16 @@ class NativeAgent:
         self.supervised = supervised
         self.address = address
         self.log = log
+        self.root = ""
+        """Of containers, where it is not the busybox of this session."""
         self.made: list[str] = []
         self._client: Client | None = None
         self._clients: list[Client] = []
 
     def another(self) -> NativeAgent:
         """The same agent over a connection of its own; this one closes it."""
-        other = NativeAgent(self.process, self.address, self.log, supervised=self.supervised)
-        other._clients = self._clients
-        other.made = self.made
+        other = copy.copy(self)
+        other._client = None
         return other
 
     async def client(self) -> Client:
@@ -111,7 +113,8 @@ class NativeAgent:
     async def dial(self) -> Client:
         """A connection of its own, which the agent has accepted."""
         client = Client(await dial(self.address, timeout_s=START_TIMEOUT_S))
-        self._clients.append(client)
+        # thousands are lost with their agents in the torture tests
+        self._clients[:] = [other for other in self._clients if not other.closed] + [client]
         method = HEALTH.methods["Check"]
         await client.call(method, method.request_type(), timeout_s=START_TIMEOUT_S)
         return client
@@ -129,6 +132,7 @@ class NativeAgent:
 
     async def create(self, container_id: str, *args: str, **spec: Any) -> None:
         """CreateContainer."""
+        spec.setdefault("root", self.root)
         await self.call("CreateContainer", container_id=container_id, OCI=oci_spec(*args, **spec))
         self.made.append(container_id)
 
@@ -187,6 +191,11 @@ class NativeAgent:
         folder = f"/proc/{self.agent_pid()}/fd"
         return sorted(os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
 
+    async def close_clients(self) -> None:
+        """Close every connection."""
+        for client in self._clients:
+            await client.aclose()
+
     async def close(self) -> None:
         """Remove what tests have left, then end the agent."""
         try:
@@ -196,8 +205,7 @@ class NativeAgent:
                 except StatusError:
                     self.made.remove(container_id)
         finally:
-            for client in self._clients:
-                await client.aclose()
+            await self.close_clients()
             # unshare ignores SIGTERM; killed, it takes PID 1 and so all of the namespace with it
             self.process.send_signal(signal.SIGKILL if self.supervised else signal.SIGTERM)
             try:

@@ -17,7 +17,7 @@ from kata_host.cli.timeline import format_table, plan_rows
 from kata_host.vm import accel, state, virtiofs
 from kata_host.vm.base import Accelerator, GuestFiles, Stamp, Timeline, VmConfig, VmError
 from kata_host.vm.console import find_panic, find_trouble, read_console
-from kata_host.vm.doorbell import iterate_rings
+from kata_host.vm.doorbell import answer_rings, iterate_rings
 from kata_host.vm.keeper import dump_config, load_config
 from kata_host.vm.qemu import launch, plan_command
 from kata_host.vm.vsock import open_vsock, reserve_cid
@@ -330,3 +330,25 @@ def test_the_guest_is_found_by_option_then_variable_then_checkout(tmp_path: Path
         VmError, match=r"no guest .* in /nowhere; build one with `kata-image build` or `scripts/run`"
     ):
         guest.find_guest("/nowhere", {})
+
+
+def test_every_later_ring_is_taken_so_that_the_backlog_never_fills(tmp_path: Path) -> None:
+    async def ring(number: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(0)
+            await loop.sock_connect(caller, str(tmp_path / "bell"))
+            await loop.sock_sendall(caller, b"agent ready %d\n" % number)
+            return await loop.sock_recv(caller, 1)
+
+    async def body() -> None:
+        with socket.socket(socket.AF_UNIX) as bell:
+            bell.bind(str(tmp_path / "bell"))
+            bell.listen(1)
+            bell.settimeout(0)
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                answering = group.create_task(answer_rings(bell))
+                assert [await ring(number) for number in range(20)] == [b""] * 20
+                answering.cancel()
+
+    run(body())

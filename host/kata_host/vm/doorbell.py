@@ -3,6 +3,9 @@
 PID 1 rings when it is up and whenever the agent has become ready, so nobody has to ask. The port is named to it
 on the kernel command line (`kata.doorbell=PORT`). What is rung comes from the guest, so its length and its time
 are bounded.
+
+Somebody must answer for as long as the listener is open: `vhost-device-vsock` 0.3.0 connects to it with a call that
+blocks, so that one ring beyond a full backlog stops every connection of the machine, for good.
 """
 
 from __future__ import annotations
@@ -37,6 +40,12 @@ async def iterate_rings(listener: socket.socket, cid: int | None = None) -> Asyn
                 continue
         if line:
             yield line
+
+
+async def answer_rings(listener: socket.socket, cid: int | None = None) -> None:
+    """Take whatever is rung, until cancelled: each later life of the agent rings, too."""
+    async for _ in iterate_rings(listener, cid):
+        pass  # who wants to know follows the agent's events
 
 
 async def _read_line(connection: socket.socket) -> str:

@@ -14,7 +14,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
@@ -23,7 +23,7 @@ from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.again import boot_with_second_try
 from kata_host.vm.base import MEMORY_DEVICE, SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
 from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
-from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
+from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
 from kata_host.vm.ksm import check_ksm
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
@@ -182,15 +182,20 @@ class QemuVm:
         return VmError(f"the guest ended while it was used: {cause}")
 
     @asynccontextmanager
-    async def ending_with(self, *helpers: Child) -> AsyncIterator[None]:
-        """End the machine with the first of its helpers: a guest without its share or its vsock would only hang."""
+    async def ending_with(self, running: Running) -> AsyncIterator[None]:
+        """End the machine with the first of its helpers: a guest without its share or its vsock would only hang.
+
+        The doorbell is answered meanwhile.
+        """
         try:
             async with asyncio.TaskGroup() as group:
-                self._watch = group.create_task(self._end_with(*helpers))
+                self._watch = group.create_task(self._end_with(*running.helpers))
+                answering = group.create_task(answer_rings(running.bell, running.cid))
                 try:
                     yield
                 finally:
                     self._watch.cancel()
+                    answering.cancel()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
@@ -222,6 +227,16 @@ class QemuVm:
             pass  # the other side went first; disconnect reports the reason of that, not a failure of its own
 
 
+@dataclass(frozen=True)
+class Running:
+    """A machine that is ready, the processes that it cannot do without, and where it rings."""
+
+    vm: QemuVm
+    helpers: list[Child]
+    bell: socket.socket
+    cid: int | None
+
+
 @asynccontextmanager
 async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIterator[QemuVm]:
     """Boot a machine and hand it out when its agent is ready; nothing of it is left when the context ends.
@@ -233,15 +248,15 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
     config = replace(config, share=config.share and config.share.absolute(), disks=disks)
     timeline = timeline or Timeline()
     async with AsyncExitStack() as stack:
-        vm, helpers = await boot_with_second_try(
+        running = await boot_with_second_try(
             lambda attempt: _boot(config, timeline, attempt), stack, timeline
         )
-        async with vm.ending_with(*helpers):
-            yield vm
+        async with running.vm.ending_with(running):
+            yield running.vm
 
 
-async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> tuple[QemuVm, list[Child]]:
-    """One boot, up to an agent that is ready: the machine, and the processes that it cannot do without."""
+async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> Running:
+    """One boot, up to an agent that is ready."""
     state = stack.enter_context(open_state(config.name))
     accelerator = config.accelerator or await choose_accelerator(
         config.program, config.guest.kernel, make_private(state.path.parent)
@@ -269,7 +284,7 @@ async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> 
         cause = await find_cause(vm.child, vm.console, exc)
         raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
     state.describe(vm.describe())
-    return vm, helpers
+    return Running(vm, helpers, bell, vsock.cid)
 
 
 async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:
