@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kata_agent import flight
 from kata_agent.durations import Durations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.pressure import Met, PressureWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.devices.attach import Devices
     from kata_agent.devices.book import Book
     from kata_agent.devices.cdi.inject import Cdi
     from kata_agent.devices.hotplug import Hotplug
@@ -175,6 +176,13 @@ class Agent:
         return Book(self.hotplug, tell)
 
     @cached_property
+    def devices(self) -> Devices:
+        """Who gives containers their devices."""
+        from kata_agent.devices.attach import Devices
+
+        return Devices(self.device_book, self.worker, self.log)
+
+    @cached_property
     def copier(self) -> Copier:
         """Writer of files that the host sends."""
         from kata_agent.guest.copyfile import Copier
@@ -259,6 +267,7 @@ class Agent:
             report=self._report,
             oom=self.oom,
             find_guard=self._find_guard,
+            release_devices=self.release_devices,
         )
 
     def start_memory_agent(self) -> None:
@@ -495,6 +504,12 @@ class Agent:
 
         there = self._has("confidential") or os.path.exists(probe.HUB_SOCKET)
         return self.confidential if there else None
+
+    async def release_devices(self, container_id: str, recorded: dict[str, Any]) -> None:
+        """Give back what a container had of devices, as its record tells."""
+        from kata_agent.devices.attach import Attachment
+
+        await self.devices.release(container_id, Attachment(**recorded))
 
     def _make_watcher(self) -> Watcher:
         from kata_agent.mounts.mirror.watcher import Watcher

@@ -89,6 +89,7 @@ class Sandbox:
         container_id: str | None = None,
         *,
         storages: Sequence[pb.Storage] = (),
+        devices: Sequence[pb.Device] = (),
         ports: Mapping[str, int] | None = None,
     ) -> Container:
         """Create a container from a JSON-shaped OCI specification; `ports` are those of `OwnStreams`."""
@@ -96,8 +97,9 @@ class Sandbox:
         fill_message(message, spec)
         container = Container(self.client, container_id or make_id())
         request = pb.CreateContainerRequest(
-            container_id=container.container_id, exec_id=container.exec_id, storages=storages, OCI=message
-        )
+            container_id=container.container_id, exec_id=container.exec_id, OCI=message, storages=storages,
+            devices=devices,
+        )  # fmt: skip
         for field, port in (ports or {}).items():
             setattr(request, field, port)
         await self.client.create_container(request)
@@ -105,10 +107,15 @@ class Sandbox:
 
     @asynccontextmanager
     async def container(
-        self, spec: dict[str, object], container_id: str | None = None, *, storages: Sequence[pb.Storage] = ()
+        self,
+        spec: dict[str, object],
+        container_id: str | None = None,
+        *,
+        storages: Sequence[pb.Storage] = (),
+        devices: Sequence[pb.Device] = (),
     ) -> AsyncIterator[Container]:
         """A container that is killed and removed when the context ends, as Kata's runtime ends them."""
-        container = await self.create(spec, container_id, storages=storages)
+        container = await self.create(spec, container_id, storages=storages, devices=devices)
         try:
             yield container
         finally:

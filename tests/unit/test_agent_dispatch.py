@@ -324,11 +324,7 @@ def test_pipe_reply_passes_through_with_what_stands_before_its_data(make: Any, l
     assert reply.payload_head + bytes(length) == whole
 
 
-def test_container_without_a_spec_or_with_a_device_is_refused_by_name(make: Any) -> None:
+def test_container_without_a_spec_is_refused(make: Any) -> None:
     request = agent_pb2.CreateContainerRequest(container_id="c1")
     with pytest.raises(StatusError, match="no OCI spec"):
-        call(make(), "CreateContainer", request)
-    request.OCI.SetInParent()
-    request.devices.add(id="d1", type="vfio-pci")
-    with pytest.raises(StatusError, match="device 'd1': type 'vfio-pci' is not supported"):
         call(make(), "CreateContainer", request)

@@ -135,6 +135,50 @@ def test_two_containers_that_wait_for_one_disk_get_it_when_it_comes(guest: Guest
     asyncio.run(drive())
 
 
+def test_container_gets_disks_as_nodes_with_the_guest_s_numbers(guest: Guest, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"raw disk" + bytes(MIB - 8))
+    spec: dict[str, Any] = plan("sh", "-c", "stat -c '%F %t:%T' /dev/xvda /dev/xvdb; head -c 8 /dev/xvda")
+    spec["linux"]["devices"] = [
+        {"path": f"/dev/xvd{letter}", "type": "b", "major": 8, "minor": index, "fileMode": 0o660}
+        for index, letter in enumerate("ab")
+    ]
+
+    async def drive() -> str:
+        async with machine(guest) as (sandbox, monitor):
+            disk = await monitor.plug_disk("raw", plain)
+            devices = [
+                pb.Device(type="blk", id=disk.address, container_path="/dev/xvda"),
+                pb.Device(type="mmioblk", id="x", vm_path="/dev/vda", container_path="/dev/xvdb"),
+            ]
+            for wrong, text in (
+                (
+                    pb.Device(type="vfio-ap", id="x", container_path="/dev/xvda"),
+                    "Failed to find the device handler vfio-ap",
+                ),
+                (pb.Device(type="blk", id="02/33", container_path="/dev/xvda"), "'33' is not a slot"),
+                (
+                    pb.Device(type="mmioblk", vm_path="/dev/vda", container_path="/dev/other"),
+                    "Missing devices in OCI spec",
+                ),
+            ):
+                with pytest.raises(StatusError, match=text):
+                    await sandbox.create(spec, devices=[wrong])
+            async with sandbox.container(spec, devices=devices) as container:
+                await container.start()
+                output = await read_all(container)
+                errors = await read_all(container, stderr=True)
+                assert await container.wait(30) == 0, errors
+            await monitor.unplug(disk)
+        return output.decode()
+
+    said = asyncio.run(drive())
+    found = re.fullmatch(r"block special file (\w+):(\w+)\nblock special file \1:0\nraw disk", said)
+    assert found is not None, said
+    assert int(found[1], 16) > 200  # none of the host's
+    assert found[2] != "0"
+
+
 def test_devices_that_cannot_be_had_are_told_with_what_is_there_and_leave_nothing(
     guest: Guest, image: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,8 @@ class Container:
         self.hooks: dict[str, list[dict[str, Any]]] = {}
         self.annotations: dict[str, str] = {}
         self.storages: tuple[str, ...] = ()
+        self.devices: dict[str, Any] = {}
+        """What it has of devices, as the request said."""
         self.root_mounted = True
         """The root is a mount of ours, unless a storage is found to be mounted there."""
         self.shares_pids = False

@@ -19,6 +19,8 @@ class ContainerRequest(Record):
     sandbox_pidns: bool = False
     stream_ports: tuple[int, ...] = ()
     """Of the connections for stdin, stdout and stderr; none, or 0 in its place: by calls."""
+    devices: dict[str, Any] = {}  # noqa: RUF012 - a tuple's default, never changed
+    """What it has of devices, JSON-shaped: given back when it is removed. `pci` translates an exec's environment."""
 
 
 class Storages(Protocol):

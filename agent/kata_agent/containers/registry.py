@@ -73,9 +73,11 @@ class Containers:
         report: Callable[[str, BaseException], None] | None = None,
         oom: OomWatch | None = None,
         find_guard: Callable[[], Guard | None] = lambda: None,
+        release_devices: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
-        (names `container/...` are taken out of it); `report` hears of background failures."""
+        (names `container/...` are taken out of it); `report` hears of background failures; `release_devices`
+        gives back what a request said that a container has of devices, when it is removed."""
         self._settings = settings
         self._group = group
         self._exits = exits
@@ -84,6 +86,7 @@ class Containers:
         self._report = report or _ignore
         self._oom = oom
         self._find_guard = find_guard
+        self._release_devices = release_devices
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
@@ -124,6 +127,7 @@ class Containers:
         if container_id in self._containers:
             raise AlreadyExists(f"container {container_id} already exists")
         container = Container(container_id)
+        container.devices = request.devices
         planned = self._plan(container, request)
         undo = Undo()
         self._containers[container_id] = container
@@ -175,7 +179,9 @@ class Containers:
         """Run another process in the container; a skeletal OCI process is completed from the container's own."""
         container = self._find(container_id)
         state.plan_transition(container_id, "exec", container.state)
-        planned = process_spec.complete_exec(process, container.process_spec)
+        planned = process_spec.complete_exec(
+            _translate_environment(container, process), container.process_spec
+        )
         entry = container.add_process(exec_id)
         entry.stream_ports = stream_ports
         undo = Undo()
@@ -366,6 +372,8 @@ class Containers:
         """What is left of a container whose processes are gone; every step is tried, the last one first."""
         undo = Undo()
         undo.push("remove the bundle", lambda: self._remover.remove_bundle(container))
+        if container.devices and (release := self._release_devices) is not None:
+            undo.push("give its devices back", lambda: release(container.id, container.devices))
         if container.storages:
             undo.push("release its storages", lambda: self._release_storages(container))
         undo.push("unmount its root", lambda: self._remover.unmount_root(container))
@@ -384,6 +392,18 @@ class Containers:
             self._report(f"remove {container.id}", error)
             return error
         return None
+
+
+def _translate_environment(container: Container, process: dict[str, Any]) -> dict[str, Any]:
+    """Host addresses of devices in an exec's environment become the guest's."""
+    if not container.devices or not process.get("env"):
+        return process
+    from kata_agent.devices import environment
+
+    if not environment.concerns(process["env"]):
+        return process
+    translated = environment.translate(process["env"], container.devices["pci"], container.id)
+    return {**process, "env": translated}
 
 
 def _ignore(_what: str, _error: BaseException) -> None:

@@ -29,6 +29,7 @@ def save(container: Container, work: str) -> None:
         "hooks": container.hooks,
         "annotations": container.annotations,
         "storages": container.storages,
+        "devices": container.devices,
         "root_mounted": container.root_mounted,
         "shares_pids": container.shares_pids,
         "process": container.process_spec,
@@ -72,6 +73,7 @@ def load(work: str) -> Container | None:
     container.hooks = fields["hooks"]
     container.annotations = fields["annotations"]
     container.storages = tuple(fields["storages"])
+    container.devices = fields.get("devices", {})
     container.root_mounted = fields["root_mounted"]
     container.shares_pids = fields["shares_pids"]
     container.process_spec = fields["process"]

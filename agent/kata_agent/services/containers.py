@@ -23,19 +23,24 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
     agent.check_confidential()
     if not request.HasField("OCI"):
         raise InvalidRequest(f"container {request.container_id!r}: the request has no OCI spec")
-    for device in request.devices:
-        raise NotSupported(f"device {device.id!r}: type {device.type!r} is not supported by this agent")
     for shared in request.shared_mounts:
         raise NotSupported(f"shared mount {shared.name!r}: not supported by this agent")
-    await agent.containers.create(
-        ContainerRequest(
-            container_id=request.container_id,
-            spec=await _add_cdi_devices(agent, _decode_spec(request)),
-            storages=decode_storages(request.storages),
-            sandbox_pidns=request.sandbox_pidns,
-            stream_ports=_stream_ports(request),
+    spec, devices = await _attach_devices(agent, request, _decode_spec(request))
+    try:
+        await agent.containers.create(
+            ContainerRequest(
+                container_id=request.container_id,
+                spec=await _add_cdi_devices(agent, spec),
+                storages=decode_storages(request.storages),
+                sandbox_pidns=request.sandbox_pidns,
+                stream_ports=_stream_ports(request),
+                devices=devices,
+            )
         )
-    )
+    except BaseException:
+        if devices:
+            await agent.release_devices(request.container_id, devices)
+        raise
     agent.storages.keep(request.container_id)
     return Empty()
 
@@ -80,6 +85,18 @@ def _stream_ports(request: Any) -> tuple[int, ...]:
     """The three ports of a request, or none."""
     ports = (request.stdin_port, request.stdout_port, request.stderr_port)
     return ports if any(ports) else ()
+
+
+async def _attach_devices(
+    agent: Agent, request: agent_pb2.CreateContainerRequest, spec: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The specification with the request's devices, when it has some or speaks of addresses of theirs."""
+    environment = (spec.get("process") or {}).get("env") or ()
+    if not request.devices and not any(entry.startswith("PCIDEVICE_") for entry in environment):
+        return spec, {}
+    from kata_agent.services.devices import attach_devices  # only who has such a device pays for it
+
+    return await attach_devices(agent, request, spec)
 
 
 async def _add_cdi_devices(agent: Agent, spec: dict[str, Any]) -> dict[str, Any]:
