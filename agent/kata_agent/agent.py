@@ -225,10 +225,13 @@ class Agent:
 
     @cached_property
     def trail(self) -> Trail:
-        """Signals that were sent and calls that failed."""
+        """Signals that were sent and calls that failed; supervised, the next agent knows them, too."""
         from kata_agent.trail import Trail
 
-        return Trail()
+        if not self.supervised:
+            return Trail()
+        os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
+        return Trail(RUN_DIRECTORY, report=self._report)
 
     @cached_property
     def metrics(self) -> Collector:

@@ -152,6 +152,26 @@ def test_why_tells_who_ended_a_container_and_remembers_it_when_it_is_gone(tmp_pa
     run_async(body())
 
 
+def test_who_ended_a_container_is_known_to_the_agent_after_a_killed_one(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sleep", "1000")
+            with pytest.raises(StatusError):
+                await agent.exec(container, "missing", "/no/such/program")
+            await agent.call("SignalProcess", container_id=container, exec_id=container, signal=9)
+            client, pid = await agent.client(), agent.agent_pid()
+            os.kill(pid, signal.SIGKILL)
+            await client.wait_closed()
+            await agent.wait(container)
+            told = await ask(agent, "Why", container_id=container)
+            assert told.summary == "SIGKILL ended it, which the host had sent (SignalProcess)"
+            assert [(s.signal, s.method) for s in told.signals] == [(9, "SignalProcess")]
+            assert [failure.method for failure in told.failures] == ["ExecProcess"]
+            assert "/no/such/program" in told.failures[0].message
+
+    run_async(body())
+
+
 def test_cursors_exits_and_reasons_outlive_the_agent(tmp_path: Path) -> None:
     async def body() -> None:
         async with native_agent(tmp_path, supervised=True) as agent:
