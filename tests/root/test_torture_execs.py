@@ -6,9 +6,9 @@ KATA_TEST_EXECS says how many execs; `scripts/bench soak` does ten thousand.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
+import statistics
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -27,11 +27,10 @@ WARM_EXECS = 300
 LANES = 4
 CONTAINERS = 50
 GROWTH_LIMIT_BYTES = 1 << 20
-CHECKS = 150
-HOOK_SLEEP_S = 2
+SAMPLES = 300
+TURNS = 7
+ATTEMPTS = 3
 SLOWER = 2.0
-FLOOR_S = 0.01
-"""On a machine with two busy cores a turn of the scheduler is milliseconds, whatever the agent does."""
 
 
 def run_bounded(work: Coroutine[Any, Any, None], limit_s: float) -> None:
@@ -109,44 +108,62 @@ def test_fifty_containers_at_once_are_made_signalled_and_removed_without_a_trace
 
 
 async def measure_p99(agent: NativeAgent, container: str) -> float:
-    """Of a Check and a read that has an answer, one after the other, in seconds."""
+    """Of the container's statistics, asked for one after the other, in seconds."""
     times = []
-    for _ in range(CHECKS):
+    for _ in range(SAMPLES):
         begin = time.perf_counter()
-        await agent.check()
-        await agent.read(container, limit=10)
+        await agent.call("StatsContainer", container_id=container)
         times.append(time.perf_counter() - begin)
     return sorted(times)[int(len(times) * 0.99)]
 
 
-def test_one_container_s_sleeping_hook_delays_nobody_else_s_reads_and_checks(tmp_path):
+async def measure_with_hook(agent: NativeAgent, other: NativeAgent, container: str, folder: Path) -> float:
+    """The same while the hook of another container's create sleeps; the create is over when this returns."""
+    entered, leave = folder / "entered", folder / "leave"
+    for path in (entered, leave):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    spec = oci_spec("true")
+    script = f"echo > {entered}; read x < {leave}"
+    spec.Hooks.Prestart.append(oci_pb2.Hook(Path="/bin/sh", Args=["sh", "-c", script], Timeout=60))
+    slow = fresh_id("slow")
+    async with asyncio.TaskGroup() as group:
+        create = group.create_task(other.call("CreateContainer", container_id=slow, OCI=spec, timeout_s=60))
+        await asyncio.to_thread(entered.read_text)
+        figure = await measure_p99(agent, container)
+        assert not create.done(), "the hook did not sleep"
+        await asyncio.to_thread(leave.write_text, "now\n")
+    await other.call("RemoveContainer", container_id=slow)
+    return figure
+
+
+def test_one_container_s_sleeping_hook_delays_nobody_else_s_statistics(tmp_path):
+    """p99 with the hook against p99 without, in turns, so that whatever else the machine does meets both.
+
+    Each turn has its p99, and the medians of the turns are compared: one turn that the machine has spoilt decides
+    nothing. Whatever a sleeping hook really delayed would be in every turn of every attempt.
+    """
+
+    async def compare(agent: NativeAgent, other: NativeAgent, container: str) -> tuple[float, float]:
+        idle, busy = [], []
+        for _ in range(TURNS):
+            idle.append(await measure_p99(agent, container))
+            busy.append(await measure_with_hook(agent, other, container, tmp_path))
+        return statistics.median(idle), statistics.median(busy)
+
     async def body():
         async with native_agent(tmp_path, supervised=True) as agent:
-            talker = await agent.run("sh", "-c", "while :; do echo 0123456789; done")
-            await measure_p99(agent, talker)
-            idle = min([await measure_p99(agent, talker) for _ in range(3)])
-            slow = fresh_id("slow")
-            spec = oci_spec("true")
-            hook = oci_pb2.Hook(
-                Path="/bin/sleep", Args=["sleep", str(HOOK_SLEEP_S)], Timeout=HOOK_SLEEP_S * 10
-            )
-            spec.Hooks.Prestart.append(hook)
+            container = await agent.run("sleep", "1000")
             other = agent.another()
-            async with asyncio.TaskGroup() as group:
-                create = group.create_task(
-                    other.call("CreateContainer", container_id=slow, OCI=spec, timeout_s=60)
-                )
-                busy = []
-                for _ in itertools.count():
-                    figure = await measure_p99(agent, talker)
-                    if create.done():
-                        break
-                    busy.append(figure)
-                agent.made.append(slow)
-                await create
-            assert busy, "the hook did not sleep"
-            assert min(busy) < max(SLOWER * idle, FLOOR_S), (
-                f"idle {idle * 1e3:.2f} ms, with a hook {min(busy) * 1e3:.2f} ms"
+            await measure_with_hook(agent, other, container, tmp_path)
+            seen = []
+            for _ in range(ATTEMPTS):
+                idle, busy = await compare(agent, other, container)
+                seen.append(f"idle {idle * 1e3:.2f} ms, with a hook {busy * 1e3:.2f} ms")
+                if busy <= SLOWER * idle:
+                    return
+            raise AssertionError(
+                f"p99 of statistics is more than {SLOWER:g} times as long: {'; '.join(seen)}"
             )
 
-    run_bounded(body(), 60)
+    run_bounded(body(), 120)
