@@ -190,3 +190,38 @@ def test_exec_works_where_a_container_hands_its_controllers_down(guest: Guest) -
             return await read_all(process), await process.wait(30)
 
     assert asyncio.run(run()) == (b"0::/init\n0::/job\n", 0)
+
+
+def test_the_groups_above_a_new_container_get_the_processors_that_it_asks_for(guest: Guest) -> None:
+    """As after a hotplug: the group above knows only the processors that there were when it was made."""
+    narrow = "/sys/fs/cgroup/narrow"
+    look = f"cat {narrow}/cpuset.cpus {narrow}/inner/cpuset.cpus.effective"
+
+    async def run() -> list[str]:
+        seen = []
+        admin: Any = plan(
+            "sleep",
+            "1000",
+            binds=[BindMount("/sys/fs/cgroup", "/sys/fs/cgroup", ("rbind", "rw"))],
+            masked=False,
+        )
+        async with asyncio.timeout(DEADLINE_S), guest.connect() as sandbox, sandbox.container(admin) as shell:
+            await shell.start()
+
+            async def do(script: str) -> str:
+                process = await shell.exec(plan_process(ProcessPlan(["sh", "-c", f"{script} 2>&1"])))
+                output = await read_all(process)
+                assert await process.wait(30) == 0, output
+                return output.decode()
+
+            await do(f"mkdir {narrow} && echo 0 > {narrow}/cpuset.cpus")
+            spec: Any = plan("sleep", "1000")
+            spec["linux"]["cgroupsPath"] = "/narrow/inner"
+            spec["linux"]["resources"] = {"CPU": {"Cpus": "0-1"}}
+            async with sandbox.container(spec) as container:
+                await container.start()
+                seen += (await do(look)).split()
+            await do(f"! [ -e {narrow}/inner ] && rmdir {narrow}")
+        return seen
+
+    assert asyncio.run(run()) == ["0-1", "0-1"]

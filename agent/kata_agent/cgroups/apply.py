@@ -76,10 +76,7 @@ def apply(root: str, path: str, writes: Sequence[Write]) -> None:
     try:
         for write in writes:
             if write.file.startswith("cpuset."):
-                for folder, grown in plan_ancestors(
-                    _read_ancestors(root, path, write.file), write.file, write.value
-                ):
-                    done.extend(_write(folder, grown))
+                done.extend(grow_ancestors(root, path, write))
             done.extend(_write(group, write))
     except BaseException as error:
         for folder, before in reversed(done):
@@ -88,6 +85,14 @@ def apply(root: str, path: str, writes: Sequence[Write]) -> None:
             except OSError as failure:
                 error.add_note(f"and could not put back {before.file}: {failure}")
         raise
+
+
+def grow_ancestors(root: str, path: str, write: Write) -> list[tuple[str, Write]]:
+    """Let the groups above `path` have what this write to a cpuset asks for; gives what undoes it."""
+    done = []
+    for folder, grown in plan_ancestors(_read_ancestors(root, path, write.file), write.file, write.value):
+        done.extend(_write(folder, grown))
+    return done
 
 
 def list_ancestors(root: str, path: str) -> list[str]:
@@ -99,8 +104,9 @@ def list_ancestors(root: str, path: str) -> list[str]:
 def _read_ancestors(root: str, path: str, file: str) -> list[tuple[str, str]]:
     found = []
     for folder in list_ancestors(root, path):
-        with cgroupfs.Files(folder) as files:
-            found.append((folder, (files.read(file) or "").strip()))
+        if os.path.isdir(folder):  # what is to be made has no limits yet
+            with cgroupfs.Files(folder) as files:
+                found.append((folder, (files.read(file) or "").strip()))
     return found
 
 

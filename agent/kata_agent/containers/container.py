@@ -33,6 +33,8 @@ class Container:
         self.lock = asyncio.Lock()
         self.cgroup = ""
         """Path of the cgroup below the hierarchy's root."""
+        self.parents: tuple[str, ...] = ()
+        """Groups above it that go with the last container below them, outermost first (`parents.py`)."""
         self.oom = Account()
         """Out-of-memory kills that were told."""
         self.process_spec: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kata_agent.cgroups.apply import read_hugepage_sizes
-from kata_agent.containers import adopt, cgroup, hooks, process_spec, spec, state, statefile, sysctl
+from kata_agent.containers import adopt, cgroup, hooks, parents, process_spec, spec, state, statefile, sysctl
 from kata_agent.containers.container import Container, check_container_id
 from kata_agent.containers.crun import Crun
 from kata_agent.containers.hooks import HookRunner
@@ -278,6 +278,8 @@ class Containers:
         linux = request.spec.get("linux") or {}
         self._check_guest(request.spec)
         container.cgroup = cgroup.plan_path(linux.get("cgroupsPath") or "", container.id)
+        others = self._containers.values()
+        container.parents = parents.plan_ours(self._settings.cgroup_root, container.cgroup, others)
         pid_path = spec.plan_pid_path(
             sandbox_pidns=request.sandbox_pidns, recorded=self._pid_namespace, others=bool(self._containers)
         )
@@ -321,6 +323,9 @@ class Containers:
             if guard is not None:
                 await guard.unseal(planned)
             root = (request.spec.get("root") or {}).get("path") or ""
+            undo.push("remove the cgroups above its own", lambda: self._remove_parents(container))
+            resources = (request.spec.get("linux") or {}).get("resources") or {}
+            parents.make_room(self._settings.cgroup_root, container.cgroup, resources)
             sysctl.write_guests(sysctl.split(request.spec.get("linux") or {})[1])
             await self._launcher.create(container, planned, root, undo)
             container.advance("created")
@@ -377,8 +382,12 @@ class Containers:
         if container.storages:
             undo.push("release its storages", lambda: self._release_storages(container))
         undo.push("unmount its root", lambda: self._remover.unmount_root(container))
+        undo.push("remove the cgroups above its own", lambda: self._remove_parents(container))
         undo.push("remove its cgroup", lambda: self._remover.clear(container))
         return undo
+
+    def _remove_parents(self, container: Container) -> None:
+        parents.remove(self._settings.cgroup_root, container, self._containers.values())
 
     async def _release_storages(self, container: Container) -> None:
         names, container.storages = container.storages, ()  # once: others may hold the same mounts

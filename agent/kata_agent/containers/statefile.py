@@ -25,6 +25,7 @@ def save(container: Container, work: str) -> None:
         "id": container.id,
         "state": container.state,
         "cgroup": container.cgroup,
+        "parents": container.parents,
         "oom": (container.oom.seen, container.oom.unfetched),
         "hooks": container.hooks,
         "annotations": container.annotations,
@@ -69,6 +70,7 @@ def load(work: str) -> Container | None:
     container = Container(fields["id"])
     container.state = fields["state"]
     container.cgroup = fields["cgroup"]
+    container.parents = tuple(fields.get("parents", ()))  # not there: written before it was known
     container.oom = Account(*fields["oom"])
     container.hooks = fields["hooks"]
     container.annotations = fields["annotations"]
