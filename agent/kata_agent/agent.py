@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
+    from kata_agent.snapshot.snapshot import Snapshot
     from kata_agent.tracing.tracer import Tracer
     from kata_agent.trail import Trail
     from kata_agent.upgrade.upgrader import Init, Upgrader
@@ -232,6 +233,17 @@ class Agent:
             return Trail()
         os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
         return Trail(RUN_DIRECTORY, report=self._report)
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """Standing still to be saved, and going on as a copy."""
+        from kata_agent.snapshot.snapshot import Snapshot
+
+        return Snapshot(self, RUN_DIRECTORY)
+
+    def is_quiet(self) -> bool:
+        """Whether the machine stands still, so that nothing may be changed."""
+        return self._has("snapshot") and self.snapshot.quiet
 
     @cached_property
     def metrics(self) -> Collector:
@@ -499,6 +511,7 @@ class Agent:
         if self._stored or _has_state():
             self._tell_life()
             self.sandbox.adopt()
+            self.snapshot.adopt()
             await self.containers.adopt()
             await self.storages.sweep()
 

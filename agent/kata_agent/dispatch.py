@@ -97,6 +97,8 @@ METHODS: dict[str, dict[str, str | None]] = {
         "CloseSession": "sessions",
         "NameStream": "passed",
         "Upgrade": "upgrade",
+        "Quiesce": "snapshot",
+        "Resumed": "snapshot",
         "LogLevel": "operator",
         "LastCalls": "operator",
     },
@@ -122,6 +124,20 @@ CHANGES = {
     "PauseContainer": "container paused",
     "ResumeContainer": "container resumed",
 }
+
+
+# What must not begin while the machine stands still to be saved: it would change that, or wait for a frozen disk.
+HELD = frozenset(
+    {
+        *CHANGES,
+        "CreateSandbox",
+        "DestroySandbox",
+        "UpdateEphemeralMounts",
+        "RemoveStaleVirtiofsShareMounts",
+        "CopyFile",
+    }
+    | {"AddSwap", "AddSwapPath", "ResizeVolume", "OpenSession", "Upgrade"}
+)
 
 
 class Dispatcher(Router):
@@ -161,6 +177,7 @@ class Dispatcher(Router):
         handler = self._gate(service, method, about.request_type.DESCRIPTOR.name)
         if handler is None:
             handler = import_module(f"kata_agent.services.{module}").HANDLERS[method]
+            handler = hold(method, handler) if method in HELD else handler
         return Endpoint(
             about.request_type,
             self._surround(service, method, self._wrap(service, method, handler)),
@@ -272,6 +289,17 @@ class Dispatcher(Router):
         from kata_agent.services.detail import describe
 
         return StatusError(code, text, describe(method, cause))
+
+
+def hold(method: str, handler: Handler) -> Handler:
+    """The handler of a method that must not begin while the machine is quiesced."""
+
+    def held(agent: Agent, request: Any) -> Any:
+        if agent.is_quiet():
+            raise errors.WrongState(f"{method}: the machine is quiesced; call Resumed first")
+        return handler(agent, request)
+
+    return held
 
 
 def elapsed_us(started: int) -> int:

@@ -19,6 +19,7 @@ from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import Code, StatusError
 
 TIMEOUT_S = 30.0
+QUIESCE_TIMEOUT_MS = 30_000
 UPGRADE_TIMEOUT_S = 180.0
 """The other code is looked at, and compiled if need be, before the answer."""
 _METHODS = services.SANDBOX_SERVICE.methods
@@ -73,6 +74,17 @@ class SandboxService:
     async def upgrade(self, request: pb.UpgradeRequest) -> pb.UpgradeResponse:
         """Have the agent end for other code that lies in the guest; `kata_host.upgrade` waits for the outcome."""
         answer: pb.UpgradeResponse = await self._ask("Upgrade", request, UPGRADE_TIMEOUT_S)
+        return answer
+
+    async def quiesce(self, request: pb.QuiesceRequest) -> pb.QuiesceResponse:
+        """Bring the machine to a halt before it is saved."""
+        wait_s = (request.timeout_ms or QUIESCE_TIMEOUT_MS) / 1000
+        answer: pb.QuiesceResponse = await self._ask("Quiesce", request, TIMEOUT_S + wait_s)
+        return answer
+
+    async def resumed(self, request: pb.ResumedRequest) -> pb.ResumedResponse:
+        """Repair a copy of a machine that was saved, and let it go on."""
+        answer: pb.ResumedResponse = await self._ask("Resumed", request)
         return answer
 
     async def log_level(self, level: str = "") -> pb.LogLevelResponse:

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from kata_agent.agent import Agent
 
 
+def read_generation() -> pb.Generation:
+    """Which copy of a saved machine this is."""
+    from kata_agent.agent import RUN_DIRECTORY
+    from kata_agent.snapshot.repair import read_generation
+
+    found = read_generation(RUN_DIRECTORY)
+    return pb.Generation(number=found.number, id=found.id)
+
+
 def get_boot(agent: Agent, _request: pb.GetBootRequest) -> pb.GetBootResponse:
     """What PID 1 has told, and what the heartbeat has found; stand-alone there is neither."""
     life = agent.life
@@ -23,6 +32,7 @@ def get_boot(agent: Agent, _request: pb.GetBootRequest) -> pb.GetBootResponse:
         supervised=agent.supervised,
         code=life.code,
         version=PROJECT_VERSION,
+        generation=read_generation(),
     )
 
 

@@ -19,7 +19,7 @@ BATCH = 64
 POLL_LIMIT = 256
 MAX_POLL_LIMIT = 1024
 MAX_WAIT_S = 600.0
-ABOUT_ALL = (events.RESTARTED, events.UPGRADED, events.HUNG, events.GAP)
+ABOUT_ALL = (events.RESTARTED, events.UPGRADED, events.RESUMED, events.HUNG, events.GAP)
 """Kinds that a filter by container lets through."""
 
 KINDS = {
@@ -34,6 +34,7 @@ KINDS = {
     events.PRESSURE: pb.PRESSURE,
     events.UPGRADED: pb.AGENT_UPGRADED,
     events.DEVICE: pb.DEVICE,
+    events.RESUMED: pb.RESUMED,
 }
 
 
@@ -122,6 +123,8 @@ def encode_event(hub: EventHub, event: Event) -> pb.Event:
             message.oom.CopyFrom(pb.Oom(kills=int(fields["kills"]), limit=fields["limit"]))
         case events.PRESSURE:
             message.pressure.CopyFrom(encode_pressure(fields))
+        case events.RESUMED:
+            message.generation.CopyFrom(pb.Generation(number=int(fields["number"]), id=fields["id"]))
         case events.RESTARTED | events.UPGRADED:
             message.restart.CopyFrom(
                 pb.Restart(life=int(fields["life"]), reason=fields["reason"], code=fields.get("code", ""))

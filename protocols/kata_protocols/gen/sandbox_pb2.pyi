@@ -21,6 +21,7 @@ class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRESSURE: _ClassVar[EventKind]
     AGENT_HUNG: _ClassVar[EventKind]
     AGENT_UPGRADED: _ClassVar[EventKind]
+    RESUMED: _ClassVar[EventKind]
 
 class Stream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -45,6 +46,7 @@ DEVICE: EventKind
 PRESSURE: EventKind
 AGENT_HUNG: EventKind
 AGENT_UPGRADED: EventKind
+RESUMED: EventKind
 STREAM_UNSPECIFIED: Stream
 STDOUT: Stream
 STDERR: Stream
@@ -67,7 +69,7 @@ class ErrorDetail(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., errno: _Optional[int] = ..., errno_name: _Optional[str] = ..., path: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("cursor", "sequence", "time_ns", "kind", "container_id", "exec_id", "text", "gap", "exit", "oom", "restart", "pressure")
+    __slots__ = ("cursor", "sequence", "time_ns", "kind", "container_id", "exec_id", "text", "gap", "exit", "oom", "restart", "pressure", "generation")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,7 @@ class Event(_message.Message):
     OOM_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
     PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     cursor: str
     sequence: int
     time_ns: int
@@ -92,7 +95,8 @@ class Event(_message.Message):
     oom: Oom
     restart: Restart
     pressure: Pressure
-    def __init__(self, cursor: _Optional[str] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., kind: _Optional[_Union[EventKind, str]] = ..., container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., text: _Optional[str] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., exit: _Optional[_Union[Exit, _Mapping]] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ...) -> None: ...
+    generation: Generation
+    def __init__(self, cursor: _Optional[str] = ..., sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., kind: _Optional[_Union[EventKind, str]] = ..., container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., text: _Optional[str] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., exit: _Optional[_Union[Exit, _Mapping]] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., pressure: _Optional[_Union[Pressure, _Mapping]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class Gap(_message.Message):
     __slots__ = ("first", "end", "reason")
@@ -309,7 +313,7 @@ class GetBootRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetBootResponse(_message.Message):
-    __slots__ = ("steps", "life", "last_end", "loop_lag_us", "worst_lag_us", "supervised", "code", "version")
+    __slots__ = ("steps", "life", "last_end", "loop_lag_us", "worst_lag_us", "supervised", "code", "version", "generation")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LIFE_FIELD_NUMBER: _ClassVar[int]
     LAST_END_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +322,7 @@ class GetBootResponse(_message.Message):
     SUPERVISED_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[BootStep]
     life: int
     last_end: str
@@ -326,7 +331,8 @@ class GetBootResponse(_message.Message):
     supervised: bool
     code: str
     version: str
-    def __init__(self, steps: _Optional[_Iterable[_Union[BootStep, _Mapping]]] = ..., life: _Optional[int] = ..., last_end: _Optional[str] = ..., loop_lag_us: _Optional[int] = ..., worst_lag_us: _Optional[int] = ..., supervised: _Optional[bool] = ..., code: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    generation: Generation
+    def __init__(self, steps: _Optional[_Iterable[_Union[BootStep, _Mapping]]] = ..., life: _Optional[int] = ..., last_end: _Optional[str] = ..., loop_lag_us: _Optional[int] = ..., worst_lag_us: _Optional[int] = ..., supervised: _Optional[bool] = ..., code: _Optional[str] = ..., version: _Optional[str] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
 
 class BootStep(_message.Message):
     __slots__ = ("name", "boottime_ns")
@@ -467,6 +473,60 @@ class UpgradeResponse(_message.Message):
     version: str
     life: int
     def __init__(self, code: _Optional[str] = ..., version: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
+
+class QuiesceRequest(_message.Message):
+    __slots__ = ("freeze_filesystems", "timeout_ms")
+    FREEZE_FILESYSTEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    freeze_filesystems: bool
+    timeout_ms: int
+    def __init__(self, freeze_filesystems: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class QuiesceResponse(_message.Message):
+    __slots__ = ("steps", "containers")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    containers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., containers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("name", "duration_us", "note")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    duration_us: int
+    note: str
+    def __init__(self, name: _Optional[str] = ..., duration_us: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+
+class ResumedRequest(_message.Message):
+    __slots__ = ("random", "time_ns", "hostname", "machine_id")
+    RANDOM_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    random: bytes
+    time_ns: int
+    hostname: str
+    machine_id: str
+    def __init__(self, random: _Optional[bytes] = ..., time_ns: _Optional[int] = ..., hostname: _Optional[str] = ..., machine_id: _Optional[str] = ...) -> None: ...
+
+class ResumedResponse(_message.Message):
+    __slots__ = ("steps", "generation")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    generation: Generation
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., generation: _Optional[_Union[Generation, _Mapping]] = ...) -> None: ...
+
+class Generation(_message.Message):
+    __slots__ = ("number", "id")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    id: str
+    def __init__(self, number: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
 
 class LogLevelRequest(_message.Message):
     __slots__ = ("level",)

@@ -80,6 +80,8 @@ def _explain(event: pb.Event) -> str:
             return f"life {event.restart.life}: the one before ended by {event.restart.reason}"
         case pb.AGENT_UPGRADED:
             return f"life {event.restart.life}: it runs from {event.restart.code}"
+        case pb.RESUMED:
+            return f"copy {event.generation.number} of the machine: {event.generation.id}"
         case pb.GAP if event.gap.first == event.gap.end:
             return event.gap.reason
         case pb.GAP:

@@ -1,0 +1,1 @@
+"""Before a machine is saved, and after a copy of it has come back."""
