@@ -73,6 +73,9 @@ class FakeAgent:
     def check_confidential(self) -> None:
         """This guest is none."""
 
+    def is_quiet(self) -> bool:
+        return False
+
     def note_failure(self, container_id: str, method: str, text: str) -> None:
         self.noted.append((container_id, method, text))
 
