@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.pressure import Met, PressureWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.containers.shared_mount import Sharer
     from kata_agent.devices.attach import Devices
     from kata_agent.devices.book import Book
     from kata_agent.devices.cdi.inject import Cdi
@@ -283,6 +284,7 @@ class Agent:
             oom=self.oom,
             find_guard=self._find_guard,
             release_devices=self.release_devices,
+            make_sharer=self._make_sharer,
         )
 
     def start_memory_agent(self) -> None:
@@ -526,6 +528,11 @@ class Agent:
         from kata_agent.devices.attach import Attachment
 
         await self.devices.release(container_id, Attachment(**recorded))
+
+    def _make_sharer(self) -> Sharer:
+        from kata_agent.containers.shared_mount import Sharer
+
+        return Sharer(self.worker, self.log)
 
     def _make_watcher(self) -> Watcher:
         from kata_agent.mounts.mirror.watcher import Watcher

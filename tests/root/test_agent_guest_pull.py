@@ -16,7 +16,7 @@ import pytest
 from kata_host.message_json import fill_message
 from kata_host.spec import ProcessPlan, plan_spec
 from kata_protocols.gen import agent_pb2 as pb
-from kata_testing.native_agent import CallError, Connection, NativeAgent, start_agent
+from kata_testing.native_agent import OWN_RUN, CallError, Connection, NativeAgent, start_agent
 from kata_testing.repository import BUILD, ROOT
 
 pytestmark = pytest.mark.requires("root", "crun")
@@ -24,8 +24,6 @@ pytestmark = pytest.mark.requires("root", "crun")
 BASE = "/run/kata-containers"
 SOCKET = "/run/confidential-containers/cdh.sock"
 SHARE = f"{BASE}/shared/containers"
-# What the machine has in /run is not the agent's.
-UNDER = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
 
 
 @contextmanager
@@ -52,7 +50,7 @@ def run_hub(agent: NativeAgent) -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeAgent]:
     folder = tmp_path_factory.mktemp("agent")
-    with start_agent(folder, under=UNDER) as started:
+    with start_agent(folder, under=OWN_RUN) as started:
         with started.connect() as connection:
             connection.call("CreateSandbox", sandbox_id="pod")
         yield started

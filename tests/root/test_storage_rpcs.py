@@ -136,8 +136,8 @@ def test_stale_mounts_are_looked_at_without_a_share_too(connection: Connection) 
 def test_details_name_the_storage_kinds_that_are_built(connection: Connection) -> None:
     details = connection.call("GetGuestDetails").agent_details
     assert list(details.storage_handlers) == [
-        "9p", "bind", "blk", "ephemeral", "image_guest_pull", "local", "mmioblk", "nvdimm", "overlayfs", "virtio-fs",
-        "watchable-bind",
+        "9p", "bind", "blk", "ephemeral", "image_guest_pull", "local", "mmioblk", "nvdimm", "overlayfs", "scsi",
+        "virtio-fs", "watchable-bind",
     ]  # fmt: skip
 
 

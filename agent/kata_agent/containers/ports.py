@@ -9,6 +9,8 @@ from kata_linux.record import Record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kata_agent.containers.shared_mount import SharedMount
+
 
 class ContainerRequest(Record):
     """What CreateContainer asks for, without the wire: `spec` is the OCI dictionary, `storages` is opaque."""
@@ -21,6 +23,7 @@ class ContainerRequest(Record):
     """Of the connections for stdin, stdout and stderr; none, or 0 in its place: by calls."""
     devices: dict[str, Any] = {}  # noqa: RUF012 - a tuple's default, never changed
     """What it has of devices, JSON-shaped: given back when it is removed. `pci` translates an exec's environment."""
+    shared_mounts: Sequence[SharedMount] = ()
 
 
 class Storages(Protocol):

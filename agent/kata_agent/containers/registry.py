@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.oom import OomWatch
     from kata_agent.containers.controls import Controls
     from kata_agent.containers.sessions import Sessions
+    from kata_agent.containers.shared_mount import Sharer
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.processes.process import Process
@@ -74,6 +75,7 @@ class Containers:
         oom: OomWatch | None = None,
         find_guard: Callable[[], Guard | None] = lambda: None,
         release_devices: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None,
+        make_sharer: Callable[[], Sharer] | None = None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
         (names `container/...` are taken out of it); `report` hears of background failures; `release_devices`
@@ -87,6 +89,7 @@ class Containers:
         self._oom = oom
         self._find_guard = find_guard
         self._release_devices = release_devices
+        self._make_sharer = make_sharer
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
@@ -328,6 +331,9 @@ class Containers:
             parents.make_room(self._settings.cgroup_root, container.cgroup, resources)
             sysctl.write_guests(sysctl.split(request.spec.get("linux") or {})[1])
             await self._launcher.create(container, planned, root, undo)
+            if request.shared_mounts and self._make_sharer is not None:
+                sharer = self._make_sharer()
+                await sharer.share(request.shared_mounts, container, self._containers.values())
             container.advance("created")
             self._save(container)
             if container.shares_pids:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kata_agent.containers import process_spec, user
 from kata_agent.containers.registry import ContainerRequest
-from kata_agent.errors import InvalidRequest, NotSupported
+from kata_agent.errors import InvalidRequest
 from kata_agent.mounts.storage.driver import GUEST_PULL
 from kata_agent.processes.signals import MAX_SIGNAL
 from kata_agent.services import oci
@@ -16,6 +16,7 @@ from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent
+    from kata_agent.containers.shared_mount import SharedMount
 
 
 async def create_container(agent: Agent, request: agent_pb2.CreateContainerRequest) -> Empty:
@@ -23,8 +24,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
     agent.check_confidential()
     if not request.HasField("OCI"):
         raise InvalidRequest(f"container {request.container_id!r}: the request has no OCI spec")
-    for shared in request.shared_mounts:
-        raise NotSupported(f"shared mount {shared.name!r}: not supported by this agent")
+    shared_mounts = _decode_shared_mounts(request)
     spec, devices = await _attach_devices(agent, request, _decode_spec(request))
     try:
         await agent.containers.create(
@@ -35,6 +35,7 @@ async def create_container(agent: Agent, request: agent_pb2.CreateContainerReque
                 sandbox_pidns=request.sandbox_pidns,
                 stream_ports=_stream_ports(request),
                 devices=devices,
+                shared_mounts=shared_mounts,
             )
         )
     except BaseException:
@@ -107,6 +108,21 @@ async def _add_cdi_devices(agent: Agent, spec: dict[str, Any]) -> dict[str, Any]
 
     wanted = find_wanted(spec)
     return await agent.cdi.inject(spec, wanted) if wanted else spec
+
+
+def _decode_shared_mounts(request: agent_pb2.CreateContainerRequest) -> tuple[SharedMount, ...]:
+    """Mounts of other containers; whom they are for is the new container, whatever `dst_ctr` says."""
+    if not request.shared_mounts:
+        return ()
+    from kata_agent.containers import shared_mount
+
+    found = tuple(
+        shared_mount.SharedMount(one.name, one.src_ctr, one.src_path, one.dst_path)
+        for one in request.shared_mounts
+    )
+    for one in found:
+        shared_mount.check(one)
+    return found
 
 
 def _decode_spec(request: agent_pb2.CreateContainerRequest) -> dict[str, Any]:
