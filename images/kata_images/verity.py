@@ -32,9 +32,9 @@ class HashTree:
 
 
 def make_hash_tree(data: bytes, *, salt: bytes, uuid: UUID) -> HashTree:
-    """Return the tree over these bytes, whole blocks of them and at least two."""
-    if len(data) % BLOCK_BYTES or len(data) < 2 * BLOCK_BYTES:
-        raise ImageError(f"verity: {len(data)} bytes are not two or more blocks of {BLOCK_BYTES}")
+    """Return the tree over these bytes, whole blocks of them. One block needs none: its digest is the root hash."""
+    if len(data) % BLOCK_BYTES or not data:
+        raise ImageError(f"verity: {len(data)} bytes are not one or more blocks of {BLOCK_BYTES}")
     levels = [_digests(data, salt)]
     while len(levels[-1]) > BLOCK_BYTES:
         levels.append(_digests(levels[-1], salt))
@@ -42,6 +42,8 @@ def make_hash_tree(data: bytes, *, salt: bytes, uuid: UUID) -> HashTree:
     head = SUPERBLOCK.pack(
         b"verity", 1, 1, uuid.bytes, ALGORITHM.encode(), BLOCK_BYTES, BLOCK_BYTES, count, len(salt), salt
     )
+    if count == 1:
+        return HashTree(_digest(data, salt).hex(), count, salt.hex(), _whole_blocks(head))
     area = _whole_blocks(head) + b"".join(reversed(levels))
     return HashTree(_digest(levels[-1], salt).hex(), count, salt.hex(), area)
 

@@ -29,6 +29,7 @@ _VERSION = (4, 0, 0)
 _CREATE, _REMOVE, _SUSPEND, _LOAD, _STATUS = 3, 4, 6, 9, 12
 _NAMES = {_CREATE: "create", _REMOVE: "remove", _SUSPEND: "resume", _LOAD: "load table", _STATUS: "status"}
 _READ_ONLY = 1
+_DEFERRED_REMOVE = 1 << 17
 _ANSWER_BYTES = 4096
 
 
@@ -64,8 +65,8 @@ def read_status(name: str) -> str:
 
 
 def remove(name: str) -> None:
-    """End the device and its node. EBUSY: it is mounted or open; ENXIO: there is none."""
-    _request(_REMOVE, name)
+    """End the device and its node; one that is still open or mounted somewhere goes with its last user. ENXIO: none."""
+    _request(_REMOVE, name, flags=_DEFERRED_REMOVE)
     try:
         os.unlink(f"{FOLDER}/{name}")
     except FileNotFoundError:

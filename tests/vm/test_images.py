@@ -17,7 +17,9 @@ from kata_host.guest import find_guest
 from kata_host.sandbox import Sandbox, open_sandbox
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE, BootFailed, VmConfig
+from kata_host.vm.console import read_console
 from kata_host.vm.qemu import QemuVm, launch
+from kata_protocols.aio.client import ConnectionLostError
 from kata_testing.guest import read_all
 from kata_testing.repository import BUILD, GUEST
 
@@ -55,8 +57,11 @@ async def machine(kind: str) -> AsyncIterator[tuple[QemuVm, str, list[str]]]:
         await connect(vm.address) as client,
         open_sandbox(client) as sandbox,
     ):
-        guest = await run_in(sandbox, "grep", " / ", "/mnt/1/mounts")
-        yield vm, guest[0], await run_in(sandbox, "cat", "/proc/self/mounts")
+        try:
+            guest = await run_in(sandbox, "grep", " / ", "/mnt/1/mounts")
+            yield vm, guest[0], await run_in(sandbox, "cat", "/proc/self/mounts")
+        except ConnectionLostError as lost:
+            raise AssertionError(f"{await vm.explain_loss(lost)}\n{read_console(vm.console)}") from lost
 
 
 @pytest.mark.parametrize("kind", ["erofs", "ext4"])

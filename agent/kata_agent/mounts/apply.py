@@ -15,6 +15,7 @@ from typing import assert_never
 from kata_agent.errors import AgentError, WrongState, describe
 from kata_agent.mounts import group, hugepool, ops, option, place, timing
 from kata_agent.mounts.undo import (
+    CloseChecked,
     EndMirror,
     RemoveDirectory,
     RemoveFile,
@@ -73,8 +74,9 @@ def attributes(flags: int) -> tuple[int, int]:
 
 def _apply(op: ops.Op, done: list[Undo]) -> None:
     match op:
-        case ops.MakeDirectory(path):
-            done.extend(RemoveDirectory(folder) for folder in place.make_directories(path))
+        case ops.MakeDirectory(path, lasting):
+            made = place.make_directories(path)
+            done.extend(RemoveDirectory(folder) for folder in made if not lasting)
         case ops.MakeVolume(path):
             *parents, last = place.make_directories(path) or [""]
             done.extend(RemoveDirectory(folder) for folder in parents)
@@ -125,6 +127,11 @@ def _mount(op: ops.MountOp, done: list[Undo]) -> None:
         case ops.SetPropagation(target, propagation, recursive):
             with place.open_place(target) as opened:
                 mount.set_propagation(opened, propagation, recursive=recursive)
+        case ops.CheckedDevice():
+            from kata_agent.mounts import checked  # only guests with such disks pay for it
+
+            checked.open_device(op)
+            done.append(CloseChecked(op.name))
         case _:
             assert_never(op)
 

@@ -5,15 +5,19 @@ A plan is a tuple of these; `apply` does them in order and can undo each. `descr
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from kata_linux.record import Record
 
+if TYPE_CHECKING:
+    from kata_linux.verity import Verity
+
 
 class MakeDirectory(Record):
-    """A directory and the parents that are missing, each 0755."""
+    """A directory and the parents that are missing, each 0755. A `lasting` one is part of somebody's data: it stays."""
 
     path: str
+    lasting: bool = False
 
 
 class MakeVolume(Record):
@@ -88,6 +92,19 @@ class SetAccess(Record):
     add: int = 0
 
 
+class CheckedDevice(Record):
+    """A device over the disk `source` that checks each block it reads (dm-verity)."""
+
+    name: str
+    source: str
+    verity: Verity
+
+    @property
+    def node(self) -> str:
+        """Where it is while it is there."""
+        return f"/dev/mapper/{self.name}"
+
+
 class Mirror(Record):
     """A copy of a small tree, which is kept up to date afterwards."""
 
@@ -116,7 +133,7 @@ class ReservePages(Record):
     pages: int
 
 
-MountOp = MountFilesystem | Remount | BindMount | SetFlags | SetPropagation
+MountOp = MountFilesystem | Remount | BindMount | SetFlags | SetPropagation | CheckedDevice
 OtherOp = (
     MakeDirectory
     | MakeVolume
@@ -144,6 +161,8 @@ def describe(op: Op) -> str:
             return f"set flags {flags:#x} of {target}{' and all below it' if recursive else ''}"
         case SetPropagation(target, propagation, recursive):
             return f"set propagation {propagation:#x} of {target}{' and all below it' if recursive else ''}"
+        case CheckedDevice(name, source, verity):
+            return f"check {source} by verity as {name} (root hash {verity.root_hash})"
         case _:
             return _describe_other(op)
 

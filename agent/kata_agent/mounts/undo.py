@@ -48,6 +48,12 @@ class ReturnPages(Record):
     pages: int
 
 
+class CloseChecked(Record):
+    """Undoes a device-mapper device, which may not have come about; one still in use goes with its last user."""
+
+    name: str
+
+
 class EndMirror(Record):
     """Undoes a copy that is kept up to date, and the bind that covers one whose source has grown too large."""
 
@@ -55,9 +61,10 @@ class EndMirror(Record):
     target: str
 
 
-Undo = EndMirror | Unmount | RemoveDirectory | RemoveFile | RemoveTree | ReturnPages
+Undo = CloseChecked | EndMirror | Unmount | RemoveDirectory | RemoveFile | RemoveTree | ReturnPages
 _KINDS: dict[str, type[Undo]] = {
-    kind.__name__: kind for kind in (EndMirror, Unmount, RemoveDirectory, RemoveFile, RemoveTree, ReturnPages)
+    kind.__name__: kind
+    for kind in (CloseChecked, EndMirror, Unmount, RemoveDirectory, RemoveFile, RemoveTree, ReturnPages)
 }
 
 
@@ -86,6 +93,8 @@ def decode(rows: Sequence[Sequence[object]]) -> tuple[Undo, ...]:
 
 def _undo(step: Undo) -> None:
     match step:
+        case CloseChecked(name):
+            _close(name)
         case EndMirror(_, target):
             _unmount(target, perhaps=True)
             place.remove_tree(target)
@@ -108,6 +117,16 @@ def _remove_directory(path: str) -> None:
         os.rmdir(path)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:  # somebody else uses it by now, and it is theirs
+            raise
+
+
+def _close(name: str) -> None:
+    from kata_linux import dm  # only guests with such disks pay for it
+
+    try:
+        dm.remove(name)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # there is none
             raise
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from kata_agent.mounts.storage.request import FsGroup, StorageRequest
 
+DMVERITY = "dmverity"
+
 if TYPE_CHECKING:
     from kata_protocols.gen import agent_pb2
 
@@ -20,7 +22,7 @@ def _decode(message: agent_pb2.Storage) -> StorageRequest:
     group = None
     if message.HasField("fs_group"):
         group = FsGroup(message.fs_group.group_id, on_mismatch_only=message.fs_group.group_change_policy == 1)
-    return StorageRequest(
+    request = StorageRequest(
         driver=message.driver,
         driver_options=tuple(message.driver_options),
         source=message.source,
@@ -29,3 +31,8 @@ def _decode(message: agent_pb2.Storage) -> StorageRequest:
         mount_point=message.mount_point,
         fs_group=group,
     )
+    if request.driver == DMVERITY:
+        from kata_agent.mounts.storage import verified
+
+        return verified.from_volume(request)
+    return request

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kata_agent.errors import InvalidRequest
 from kata_agent.mounts import plan
 from kata_agent.mounts.ops import Op
+from kata_agent.mounts.storage import verified
 from kata_agent.mounts.storage.driver import observe
 from kata_agent.mounts.storage.request import StorageRequest
 
@@ -37,6 +38,8 @@ def plan_storage(storage: StorageRequest) -> tuple[Op, ...]:
     """Mount the file system on the disk, or with `bind` the disk itself. The source is a node by now."""
     plan.check(storage)
     check_device(storage.source)
+    if verified.asks(storage):
+        return verified.plan_disk(storage)
     return plan.plan_mount(storage, observe(storage))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kata_agent.errors import InvalidRequest
 from kata_agent.mounts import ops, place, plan
+from kata_agent.mounts.storage import layers
 from kata_agent.mounts.storage.driver import observe
 from kata_agent.mounts.storage.request import StorageRequest
 
@@ -16,9 +17,9 @@ CREATE_DIRECTORY = "io.katacontainers.volume.overlayfs.create_directory="
 
 def plan_storage(storage: StorageRequest) -> tuple[ops.Op, ...]:
     """Make the folders that the layers need, then mount."""
-    layers: tuple[ops.Op, ...] = ()
+    own: tuple[ops.Op, ...] = ()
     if MARKER in storage.options:
-        storage, layers = _add_layer(storage)
+        storage, own = _add_layer(storage)
     plan.check(storage)
     folders = []
     for word in storage.driver_options:
@@ -26,7 +27,9 @@ def plan_storage(storage: StorageRequest) -> tuple[ops.Op, ...]:
             path = word.removeprefix(CREATE_DIRECTORY)
             plan.check_path(path)
             folders.append(ops.MakeDirectory(path))
-    return (*layers, *folders, *plan.plan_mount(storage, observe(storage)))
+        elif word.startswith(layers.ON_DISK):
+            folders.append(ops.MakeDirectory(word.removeprefix(layers.ON_DISK), lasting=True))
+    return (*own, *folders, *plan.plan_mount(storage, observe(storage)))
 
 
 def _add_layer(storage: StorageRequest) -> tuple[StorageRequest, tuple[ops.Op, ...]]:

@@ -19,7 +19,7 @@ from kata_agent.mounts.apply import RollbackError, apply_plan
 from kata_agent.mounts.storage.driver import GUEST_PULL, LASTING, find_driver
 from kata_agent.mounts.storage.journal import Entry, Journal
 from kata_agent.mounts.storage.request import StorageRequest
-from kata_agent.mounts.undo import EndMirror, ReturnPages, Undo, Unmount, undo
+from kata_agent.mounts.undo import CloseChecked, EndMirror, ReturnPages, Undo, Unmount, undo
 
 if TYPE_CHECKING:
     from kata_agent.log import Log
@@ -66,7 +66,7 @@ class Storages:
         """Mount `StorageRequest`s in order, all or none. The result names them for `release`."""
         names: list[str] = []
         try:
-            for storage in _expand(storages):
+            for storage in _expand(user, storages):
                 name = await self._use(user, storage._replace(user=user))
                 names.append(name)  # one by one: what came before a failure is released
         except BaseException:
@@ -210,6 +210,8 @@ def _mount_now(storage: StorageRequest, name: str, journal: Journal) -> tuple[Un
     if any(isinstance(op, (ops.MountFilesystem, ops.BindMount)) for op in plan):
         journal.intend(name)
     for op in plan:
+        if isinstance(op, ops.CheckedDevice):
+            journal.write(Entry(name, (CloseChecked(op.name), Unmount(name, perhaps=True))))
         if isinstance(op, ops.Mirror):
             journal.write(Entry(name, (EndMirror(op.source, op.target),)))
     steps: tuple[Undo, ...] = ()
@@ -229,10 +231,14 @@ def _prepare_pull(bundle: str, entry: Entry, journal: Journal) -> None:
     journal.write(entry)
 
 
-def _expand(storages: Sequence[object]) -> Iterable[StorageRequest]:
+def _expand(user: str, storages: Sequence[object]) -> Iterable[StorageRequest]:
     """The storages, with those that some of them need first."""
     requests = [storage for storage in storages if isinstance(storage, StorageRequest)]
     assert len(requests) == len(storages)  # noqa: S101 - the registry of containers is untyped here
+    if any(word.startswith("X-kata.multi-layer") for storage in requests for word in storage.options):
+        from kata_agent.mounts.storage import layers
+
+        requests = layers.fold(user, requests)
     if all(storage.driver != "watchable-bind" for storage in requests):
         return requests
     from kata_agent.mounts.storage import watchable
