@@ -425,7 +425,7 @@ class Agent:
     def open_for_operators(self) -> None:
         """Open what operators read, where the settings ask for it."""
         config = self.config
-        if config.log_listener or config.kernel_log:
+        if config.log_listener or config.kernel_log or config.debug_console:
             from kata_agent.operators import Operators
 
             self.operators = Operators(self, self._host, self._stored)

@@ -1,4 +1,4 @@
-"""What operators read: opens each of the log port, the kernel's messages, where the settings ask for it.
+"""What operators read: opens the log port, the kernel's messages and the debug console, where the settings ask for it.
 
 A part that cannot be opened is told and left out: nothing else depends on it. Imported where one is asked for.
 """
@@ -32,6 +32,7 @@ class Operators:
         for wanted, what, open_part in (
             (config.log_listener, "no log port", self._open_log_port),
             (config.kernel_log, "the kernel's messages are not passed", self._open_kernel_log),
+            (config.debug_console, "no debug console", self._open_console),
         ):
             if wanted:
                 self._attempt(what, open_part)
@@ -62,6 +63,20 @@ class Operators:
         self.log_port = log_port.LogPort(listener, describe_loss)
         self._closers.append(self.log_port.close)
         self._agent.log.attach(self.log_port.write)
+
+    def _open_console(self) -> None:
+        from kata_agent import debug_console
+        from kata_agent.kept_listener import open_listener
+
+        agent = self._agent
+        address = agent.config.debug_console_listener
+        if not address:
+            if agent.life.number == 1:
+                debug_console.open_on_console(agent.log)
+            return
+        listener = open_listener(debug_console.NAME, address, self._host, self._stored)
+        console = debug_console.DebugConsole(listener, agent.exits, agent.log)
+        self._closers.append(console.close)
 
     def _open_kernel_log(self) -> None:
         from kata_agent.kernel_log import KernelLog

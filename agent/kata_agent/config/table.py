@@ -42,6 +42,14 @@ class Config(Settings):
         value.parse_switch, OFF, "pass the kernel's messages to the log; not in Kata's agent",
         word="agent.kernel_log", flag="too", key="kernel_log", toml=BOOLEAN,
     )  # fmt: skip
+    debug_console = Setting(
+        value.parse_switch, OFF, "a shell for the host: on its port, or without one on the guest's console",
+        word="agent.debug_console", flag="only", key="debug_console", toml=BOOLEAN,
+    )  # fmt: skip
+    debug_console_listener = Setting(
+        value.parse_listener, "", "vsock port of that shell, usually 1026; opens nothing by itself",
+        word="agent.debug_console_vport", key="debug_console_vport", toml=INTEGER, unset="",
+    )  # fmt: skip
     tracing = Setting(
         value.parse_loose_switch, OFF, "a span of each call for the host's trace forwarder",
         word="agent.trace", flag="too", key="tracing", toml=BOOLEAN, env="KATA_AGENT_TRACING",

@@ -32,3 +32,28 @@ def spawn(argv: list[str], stdio: tuple[int, int, int], env: dict[str, str] | No
     pid = os.posix_spawn(argv[0], argv, env or {}, file_actions=actions, setsigmask=[], setsigdef=_DEFAULTED)
     # The reaper runs in this thread's event loop, so even an ended child is still there to be read.
     return Child(pid, procfs.read_start_time(pid))
+
+
+def spawn_on_terminal(argv: list[str], terminal: str, env: dict[str, str]) -> Child:
+    """Run argv[0] in a session of its own, with the terminal at this path as its controlling one and as 0, 1 and 2.
+
+    OSError names the program when it cannot be run. It is an ordinary process to the out-of-memory killer.
+    """
+    actions = [
+        (
+            os.POSIX_SPAWN_OPEN,
+            0,
+            terminal,
+            os.O_RDWR,
+            0,
+        ),  # after setsid: what is opened first is the terminal
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
+    pid = os.posix_spawn(
+        argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULTED
+    )
+    child = Child(pid, procfs.read_start_time(pid))
+    with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:  # a zombie has one too
+        file.write(b"0")
+    return child

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from kata_host.cli.commands import (
     boot,
     connect,
+    console,
     events,
     examples,
     exits,
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         run_command,
         vm,
         connect,
+        console,
         events,
         ps,
         exits,
