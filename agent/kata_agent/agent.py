@@ -441,6 +441,10 @@ class Agent:
         """Whether any container exists, without making the part that would know."""
         return self._has("containers") and bool(self.containers.ids())
 
+    def has_devices(self) -> bool:
+        """Whether any device was ever waited for."""
+        return self._has("device_book")
+
     def has_copied(self) -> bool:
         """Whether the host has sent files."""
         return self._has("copier")

@@ -66,6 +66,11 @@ class SandboxService:
         answer: pb.WhyResponse = await self._ask("Why", pb.WhyRequest(container_id=container_id))
         return answer
 
+    async def list_devices(self) -> pb.ListDevicesResponse:
+        """The devices that the agent has waited for."""
+        answer: pb.ListDevicesResponse = await self._ask("ListDevices", pb.ListDevicesRequest())
+        return answer
+
     async def get_boot(self) -> pb.GetBootResponse:
         """The boot's time line and the agent's life."""
         answer: pb.GetBootResponse = await self._ask("GetBoot", pb.GetBootRequest())

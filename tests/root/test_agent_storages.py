@@ -144,8 +144,8 @@ def test_new_user_waits_until_the_last_one_s_unmount_is_over() -> None:
 
 def test_failure_in_the_middle_undoes_the_storages_before_it() -> None:
     async def body(storages: Storages) -> None:
-        with pytest.raises(NotSupported, match="Failed to find the storage handler image_guest_pull"):
-            await storages.mount("a", [tmpfs("x"), tmpfs("x/inside"), tmpfs("z", driver="image_guest_pull")])
+        with pytest.raises(NotSupported, match="Failed to find the storage handler nonsense"):
+            await storages.mount("a", [tmpfs("x"), tmpfs("x/inside"), tmpfs("z", driver="nonsense")])
         assert mount_points(BASE) == []
         assert not Path(f"{BASE}/x").exists()
 

@@ -6,6 +6,7 @@ Nothing may be left of any of them: no mount, no node, no record of the agent's.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from kata_host.spec import BindMount, ProcessPlan, plan_process
 from kata_host.vm.plug import Monitor, Plugged, open_monitor
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
-from kata_testing.guest import Guest, plan, read_all
+from kata_testing.guest import Guest, plan, read_all, run_container, run_tool
 from kata_testing.loop import make_image, run
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
@@ -86,6 +87,53 @@ async def refuse(sandbox: Sandbox, wanted: pb.Storage) -> str:
     return str(caught.value)
 
 
+async def list_devices(guest: Guest) -> list[dict[str, Any]]:
+    """What the tool shows of devices."""
+    words = ("devices", "--json", "--server-address", guest.address)
+    done = await asyncio.to_thread(run_tool, *words, vm_dir=guest.vm_dir, timeout_s=30)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_listed(listed: list[dict[str, Any]], disk: Plugged) -> None:
+    """The disk is there, ready again, with its driver and the times of each step in their order."""
+    (device,) = [each for each in listed if each["state"] in ("ready", "mounted")]
+    assert disk.address in device["address"].replace(".0", "")
+    assert (device["handler"], device["driver"], device["state"]) == ("blk", "virtio_blk", "ready")
+    assert device["node"].startswith("/dev/vd")
+    assert 0 < int(device["event_ns"]) < int(device["mounted_ns"])
+    assert int(device["asked_ns"]) <= int(device["ready_ns"]) < int(device["mounted_ns"])
+    assert 0 < int(device["mount_ns"]) <= int(device["mounted_ns"]) - int(device["ready_ns"])
+
+
+def test_swap_on_a_plugged_disk(guest: Guest, tmp_path: Path) -> None:
+    image = make_image(tmp_path / "swap", 16 * MIB, "mkswap")
+    process = plan_process(ProcessPlan(["swapoff", "/guest/dev/vdb"], capabilities=["CAP_SYS_ADMIN"]))
+    binds = [BindMount("/dev", "/guest/dev", ("bind", "rw"))]
+    spec: dict[str, Any] = plan("true", binds=binds, capabilities=["CAP_SYS_ADMIN"])
+    spec["process"] = process
+    spec["linux"]["resources"]["devices"].append({"allow": True, "type": "b", "access": "rwm"})
+
+    async def drive() -> None:
+        async with machine(guest) as (sandbox, monitor):
+            disk = await monitor.plug_disk("swap", image)
+            slots = [int(slot, 16) for slot in disk.address.split("/")]
+            await sandbox.client.add_swap(pb.AddSwapRequest(PCIPath=slots))
+            _, output, _ = await run_container(sandbox, "cat", "/proc/swaps")
+            assert b"/dev/vdb" in output
+            with pytest.raises(StatusError, match=r"swapon /dev/vdb: EBUSY"):
+                await sandbox.client.add_swap_path(pb.AddSwapPathRequest(path="/dev/vdb"))
+            with pytest.raises(StatusError, match=r"'20' is not a slot"):
+                await sandbox.client.add_swap(pb.AddSwapRequest(PCIPath=[32]))
+            async with sandbox.container(spec) as container:
+                await container.start()
+                errors = await read_all(container, stderr=True)
+                assert await container.wait(30) == 0, errors
+            await monitor.unplug(disk)
+
+    asyncio.run(drive())
+
+
 def test_disk_is_plugged_used_and_pulled_fifty_times_in_a_row(guest: Guest, image: Path) -> None:
     async def drive() -> None:
         async with machine(guest) as (sandbox, monitor):
@@ -94,6 +142,7 @@ def test_disk_is_plugged_used_and_pulled_fifty_times_in_a_row(guest: Guest, imag
                 wanted = storage(disk, options=["ro", "noload"])
                 if number in (0, TIMES - 1):
                     assert await read_file(sandbox, wanted) == "from the disk"
+                    check_listed(await list_devices(guest), disk)
                 else:
                     async with sandbox.container(plan("true"), storages=[wanted]):
                         pass

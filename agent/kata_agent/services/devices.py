@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kata_agent.agent import Agent
+    from kata_agent.devices.book import Entry
     from kata_protocols.gen import agent_pb2
+    from kata_protocols.gen import sandbox_pb2 as pb
 
 
 async def attach_devices(
@@ -31,3 +33,40 @@ def decode_devices(messages: Iterable[agent_pb2.Device]) -> Iterable[DeviceReque
         DeviceRequest(each.type, each.id, each.vm_path, each.container_path, tuple(each.options))
         for each in messages
     )
+
+
+def list_devices(agent: Agent, _request: pb.ListDevicesRequest) -> pb.ListDevicesResponse:
+    """Every device that was waited for."""
+    from kata_protocols.gen import sandbox_pb2 as pb
+
+    if not agent.has_devices():
+        return pb.ListDevicesResponse()
+    devices = [encode_device(entry) for entry in agent.device_book.entries()]
+    return pb.ListDevicesResponse(devices=devices, events_lost=agent.hotplug.lost)
+
+
+def encode_device(entry: Entry) -> pb.Device:
+    """A record's message."""
+    from kata_agent.devices import book
+    from kata_protocols.gen import sandbox_pb2 as pb
+
+    message = pb.Device(
+        handler=entry.handler,
+        address=entry.text,
+        state=entry.state,
+        reason=entry.reason,
+        containers=sorted(entry.users),
+        asked_ns=entry.asked_ns,
+        mounted_ns=entry.mounted_ns,
+        mount_ns=entry.mount_ns,
+    )
+    arrival = entry.arrival
+    if arrival is not None:
+        message.name, message.node = arrival.found.name, arrival.found.node
+        message.event_ns, message.ready_ns = arrival.event_ns, arrival.ready_ns
+        message.driver = book.find_driver(arrival.found.folder)
+        message.group = book.find_group(arrival.found.folder)
+    return message
+
+
+HANDLERS = {"ListDevices": list_devices}

@@ -58,6 +58,17 @@ async def remove_stale_virtiofs_share_mounts(
     return Empty()
 
 
+async def add_swap(agent: Agent, request: agent_pb2.AddSwapRequest) -> Empty:
+    """Swap to a disk that the host has plugged in, by the slots of its PCI path."""
+    from kata_agent.devices.match import PciBlock
+    from kata_linux import swap
+
+    matcher = PciBlock("/".join(f"{slot:02x}" for slot in request.PCIPath))
+    arrival = await agent.device_book.wait("swap", matcher)
+    await agent.worker.run(partial(swap.swap_on, arrival.found.node))
+    return Empty()
+
+
 async def add_swap_path(agent: Agent, request: agent_pb2.AddSwapPathRequest) -> Empty:
     """Swap to a device or file that the host has prepared."""
     from kata_linux import swap
@@ -75,5 +86,6 @@ HANDLERS = {
     "GetVolumeStats": get_volume_stats,
     "ResizeVolume": resize_volume,
     "RemoveStaleVirtiofsShareMounts": remove_stale_virtiofs_share_mounts,
+    "AddSwap": add_swap,
     "AddSwapPath": add_swap_path,
 }

@@ -452,6 +452,50 @@ class CloseSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ListDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDevicesResponse(_message.Message):
+    __slots__ = ("devices", "events_lost")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_LOST_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    events_lost: int
+    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., events_lost: _Optional[int] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("handler", "address", "state", "reason", "name", "node", "driver", "group", "containers", "asked_ns", "event_ns", "ready_ns", "mounted_ns", "mount_ns")
+    HANDLER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    ASKED_NS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_NS_FIELD_NUMBER: _ClassVar[int]
+    READY_NS_FIELD_NUMBER: _ClassVar[int]
+    MOUNTED_NS_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_NS_FIELD_NUMBER: _ClassVar[int]
+    handler: str
+    address: str
+    state: str
+    reason: str
+    name: str
+    node: str
+    driver: str
+    group: str
+    containers: _containers.RepeatedScalarFieldContainer[str]
+    asked_ns: int
+    event_ns: int
+    ready_ns: int
+    mounted_ns: int
+    mount_ns: int
+    def __init__(self, handler: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., name: _Optional[str] = ..., node: _Optional[str] = ..., driver: _Optional[str] = ..., group: _Optional[str] = ..., containers: _Optional[_Iterable[str]] = ..., asked_ns: _Optional[int] = ..., event_ns: _Optional[int] = ..., ready_ns: _Optional[int] = ..., mounted_ns: _Optional[int] = ..., mount_ns: _Optional[int] = ...) -> None: ...
+
 class UpgradeRequest(_message.Message):
     __slots__ = ("path", "check_only", "drain_ms", "ready_ms")
     PATH_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,116 @@
+"""What `kata-agent-ctl devices` prints, and plugging's words to QEMU."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qemu.qmp import ExecuteError, Message
+from qemu.qmp.models import ErrorResponse
+
+from kata_host.cli.commands.devices import _row, format_span
+from kata_host.vm.base import VmError
+from kata_host.vm.plug import Monitor, Plugged
+from kata_protocols.gen import sandbox_pb2 as pb
+from kata_testing.wire import run_async
+
+PORTS = [
+    {
+        "devices": [
+            {"slot": 1, "qdev_id": "vga"},
+            {"slot": 2, "qdev_id": "rp0", "pci_bridge": {"devices": [{"slot": 0}]}},
+            {"slot": 10, "qdev_id": "rp1", "pci_bridge": {}},
+        ]
+    }
+]
+
+
+class FakeClient:
+    """QEMU's side: answers what is asked most, refuses the devices it is told to."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.refused = refused
+        self.events: list[dict[str, Any]] = []
+
+    async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
+        given = arguments or {}
+        self.asked.append((command, given))
+        if given.get("driver") == self.refused:
+            answer = {"error": {"desc": "no such thing", "class": "GenericError"}}
+            raise ExecuteError(ErrorResponse(answer), Message(), Message(answer))
+        return PORTS if command == "query-pci" else []
+
+    def listener(self, _name: str) -> AbstractContextManager[Any]:
+        async def follow() -> Any:
+            for event in self.events:
+                yield event
+
+        return nullcontext(follow())
+
+
+def monitor(client: FakeClient) -> Monitor:
+    return Monitor(client)  # type: ignore[arg-type]  # a fake
+
+
+def test_disk_comes_on_an_empty_root_port_and_its_address_is_that_port_s_slot(tmp_path: Path) -> None:
+    client = FakeClient()
+    plugged = run_async(monitor(client).plug_disk("hot", tmp_path / "image", read_only=True))
+    assert plugged.address == "0a/00"
+    file = {"driver": "file", "filename": str(tmp_path / "image")}
+    assert client.asked == [
+        ("blockdev-add", {"driver": "raw", "node-name": "hot-node", "read-only": True, "file": file}),
+        ("query-pci", {}),
+        (
+            "device_add",
+            {"driver": "virtio-blk-pci", "id": "hot", "bus": "rp1", "drive": "hot-node", "serial": "hot"},
+        ),
+    ]
+
+
+def test_disk_that_is_refused_leaves_no_node_behind(tmp_path: Path) -> None:
+    client = FakeClient(refused="virtio-blk-pci")
+    with pytest.raises(VmError, match="qemu refused device_add"):
+        run_async(monitor(client).plug_disk("hot", tmp_path / "image"))
+    assert client.asked[-1] == ("blockdev-del", {"node-name": "hot-node"})
+
+
+def test_unplugging_waits_for_the_guest_and_then_closes_what_was_behind(tmp_path: Path) -> None:
+    client = FakeClient()
+    client.events = [{"data": {"device": "other"}}, {"data": {"device": "hot"}}]
+    run_async(monitor(client).unplug(Plugged("hot", "0a/00", (("blockdev-del", "node-name", "hot-node"),))))
+    assert [command for command, _ in client.asked] == ["device_del", "blockdev-del"]
+
+
+def test_full_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PORTS[0]["devices"][2], "pci_bridge", {"devices": [{}]})
+    client = FakeClient()
+    with pytest.raises(VmError, match="every root port of the machine has a device"):
+        run_async(monitor(client).plug_disk("hot", tmp_path / "image"))
+    assert client.asked[-1][0] == "blockdev-del"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "text"), [(0, 5, "-"), (5, 0, "-"), (1_000_000, 3_500_000, "2.5 ms"), (9, 5, "0.0 ms")]
+)
+def test_span_of_two_times(start: int, end: int, text: str) -> None:
+    assert format_span(start, end) == text
+
+
+def test_row_shows_what_is_known() -> None:
+    device = pb.Device(
+        handler="blk", address="block device at PCI path 02.0", state="waiting", containers=["", "c1"]
+    )
+    assert _row(device) == (
+        "blk: block device at PCI path 02.0",
+        "-",
+        "-",
+        "-",
+        "waiting",
+        "-",
+        "-",
+        "-",
+        "sandbox c1",
+    )
