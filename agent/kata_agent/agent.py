@@ -146,17 +146,13 @@ class Agent:
     def hotplug(self) -> Hotplug:
         """Who waits for devices."""
         from kata_agent.devices.hotplug import Hotplug
-        from kata_agent.guest import module
-
-        async def load_module(alias: str) -> None:
-            await module.load(self._exits, alias, ())
 
         return Hotplug(
             self.worker,
             self.log,
             self.config.hotplug_timeout_s,
             start=self._group.create_task,
-            load_module=load_module,
+            load_module=self.load_module,
         )
 
     @cached_property
@@ -182,7 +178,7 @@ class Agent:
         """Who gives containers their devices."""
         from kata_agent.devices.attach import Devices
 
-        return Devices(self.device_book, self.worker, self.log)
+        return Devices(self.device_book, self.worker, self.log, self.load_module)
 
     @cached_property
     def copier(self) -> Copier:
@@ -360,16 +356,21 @@ class Agent:
             return
         self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
 
+    async def load_module(self, name: str) -> None:
+        """Load a module by its name or an alias of a device. Raises `AgentError`, `TimedOut`, `OSError`."""
+        from kata_agent.guest import module
+
+        await module.load(self._exits, name, ())
+
     async def drive_memory(self) -> None:
         """Load the driver of virtio memory devices, if there are any. A failure is logged: the guest does without."""
         from kata_agent.devices import online
 
         for alias in online.list_undriven_memory():
             from kata_agent.errors import AgentError
-            from kata_agent.guest import module
 
             try:
-                await module.load(self._exits, alias, ())
+                await self.load_module(alias)
             except (AgentError, OSError) as error:
                 self._report("no driver for a memory device", error)
 

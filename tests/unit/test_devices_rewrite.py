@@ -269,10 +269,14 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return undone
 
 
+async def no_module(name: str) -> None:
+    raise AssertionError(f"module {name} is not needed")
+
+
 @pytest.fixture
 def devices() -> Devices:
     book = Book(NoHotplug(), lambda _user, _text: None)  # type: ignore[arg-type]  # a fake
-    return Devices(book, Worker(2), Log(os.open("/dev/null", os.O_WRONLY)))
+    return Devices(book, Worker(2), Log(os.open("/dev/null", os.O_WRONLY)), no_module)
 
 
 def fakes(*ids: str) -> tuple[list[DeviceRequest], Json]:

@@ -8,6 +8,7 @@ it did must be undone, `release(undo, devices)`. All devices of a container are 
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,22 @@ from kata_agent.errors import InvalidRequest, NotSupported
 from kata_linux.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from kata_agent.devices.book import Book
+    from kata_agent.devices.vfio import Functions
     from kata_agent.log import Log
     from kata_agent.worker import Worker
 
 # Type of the wire -> module below `kata_agent.devices`, imported when it is first named.
-HANDLERS = {"blk": "disk", "mmioblk": "disk", "nvdimm": "disk", "scsi": "disk"}
+HANDLERS = {
+    "blk": "disk",
+    "mmioblk": "disk",
+    "nvdimm": "disk",
+    "scsi": "disk",
+    "vfio-pci": "vfio",
+    "vfio-pci-gk": "vfio",
+}
 
 # Of another kind of machine.
 NOT_HERE = frozenset({"blk-ccw", "vfio-ap", "vfio-ap-cold"})
@@ -41,10 +50,22 @@ class Attachment(Record):
 class Devices:
     """One per agent."""
 
-    def __init__(self, book: Book, worker: Worker, log: Log) -> None:
+    def __init__(
+        self, book: Book, worker: Worker, log: Log, load_module: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """`load_module` loads by name or alias, or raises."""
         self.book = book
         self.worker = worker
         self.log = log
+        self._load_module = load_module
+
+    @cached_property
+    def functions(self) -> Functions:
+        """Who uses which PCI function."""
+        from kata_agent.devices.pci_bus import PciBus
+        from kata_agent.devices.vfio import Functions
+
+        return Functions(PciBus(), self.worker.run, self._load_module, self.log)
 
     async def attach(
         self, container_id: str, requests: Sequence[DeviceRequest], spec: dict[str, Any]
