@@ -252,3 +252,94 @@ def test_clear_keeps_the_folder_and_removes_the_rest(root: Path) -> None:
     finally:
         os.close(fd)
     assert os.listdir(root) == []
+
+
+def send_tree(source: Path, target: str) -> list[Piece]:
+    """The requests of Kata's Go runtime for a folder that it cannot share: a walk in order of names."""
+    pieces = []
+    for folder, folders, files in os.walk(source):
+        folders.sort()
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in ["", *sorted([*files, *links])]:
+            path = Path(folder) / name if name else Path(folder)
+            found = path.lstat()
+            data = b""
+            if path.is_symlink():
+                data = os.fsencode(os.readlink(path))
+            elif path.is_file():
+                data = path.read_bytes()
+            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+            where = f"{target}/{path.relative_to(source)}" if path != source else target
+            # The directory's mode is Go's: its bit for a folder is above what an unsigned 31 bits hold.
+            mode = 0x800001E8 & 0x7FFFFFFF
+            step = 3 if size else 1
+            for offset in range(0, max(size, 1), step):
+                chunk = data[offset : offset + step] if size else data
+                pieces.append(
+                    Piece(where, size, found.st_mode, mode, found.st_uid, found.st_gid, offset, chunk)
+                )
+    return pieces
+
+
+def describe_tree(folder: Path) -> dict[str, object]:
+    found = {}
+    for path in sorted([folder, *folder.rglob("*")]):
+        status = path.lstat()
+        content: object = None
+        if path.is_symlink():
+            content = os.readlink(path)
+        elif path.is_file():
+            content = path.read_bytes()
+        found[str(path.relative_to(folder))] = (status.st_mode, status.st_uid, status.st_gid, content)
+    return found
+
+
+def test_tree_of_a_host_arrives_as_it_was_with_modes_owners_and_links(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "..v1" / "deep").mkdir(parents=True)
+    (source / "..v1" / "key").write_text("a longer text")
+    (source / "..v1" / "deep" / "empty").write_text("")
+    (source / "..v1" / "tool").write_text("#!")
+    (source / "..v1" / "tool").chmod(0o4755)
+    (source / "..v1" / "deep").chmod(0o1700)
+    (source / "..data").symlink_to("..v1")
+    (source / "key").symlink_to("..data/key")
+    (source / "dangling").symlink_to("nowhere/at all")
+    (source / "folder link").symlink_to("..v1/deep")
+    if os.geteuid() == 0:
+        os.chown(source / "..v1" / "key", 1000, 2000)
+        os.chown(source / "..v1" / "tool", 7, 8)
+        os.lchown(source / "dangling", 3, 4)
+    copy(root, *send_tree(source, f"{root}/app-0123-config"))
+    assert describe_tree(root / "app-0123-config") == describe_tree(source)
+    copy(root, *send_tree(source, f"{root}/app-0123-config"))  # once more, as after a lost answer
+    assert describe_tree(root / "app-0123-config") == describe_tree(source)
+
+
+def test_reader_never_misses_a_link_that_is_switched(root: Path) -> None:
+    copy(root, piece(root, "..v0/key", b"0", size=1), link(root, "..data", "..v0"))
+    broken: list[str] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                (root / "..data" / "key").read_bytes()
+            except OSError as error:
+                broken.append(str(error))
+                return
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for number in range(1, 150):
+            copy(root, piece(root, f"..v{number}/key", b"0", size=1), link(root, "..data", f"..v{number}"))
+    finally:
+        done.set()
+        reader.join()
+    assert not broken
+    assert sorted(os.listdir(root)) == sorted(["..data", *(f"..v{number}" for number in range(150))])
+
+
+def link(root: Path, name: str, target: str) -> Piece:
+    return Piece(f"{root}/{name}", mode=stat.S_IFLNK | 0o777, data=target.encode())

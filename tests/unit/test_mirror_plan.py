@@ -21,7 +21,7 @@ def config_map(version: int, *keys: str) -> Snapshot:
     }
 
 
-def test_new_version_is_whole_before_it_is_switched_to_and_the_old_one_goes_last():
+def test_new_version_is_whole_before_it_is_switched_to_and_the_old_one_goes_with_the_next_look():
     steps = plan_steps(config_map(2, "a", "new"), config_map(1, "a", "old"), {})
     assert [(type(step), step.path) for step in steps] == [
         (PutFolder, "..v2"),
@@ -30,8 +30,9 @@ def test_new_version_is_whole_before_it_is_switched_to_and_the_old_one_goes_last
         (PutLink, "..data"),
         (PutLink, "new"),
         (Drop, "old"),
-        (Drop, "..v1"),
     ]
+    left = {**config_map(2, "a", "new"), "..v1": item(FOLDER), "..v1/a": item(FILE)}
+    assert plan_steps(config_map(2, "a", "new"), left, {}) == (Drop("..v1"),)
 
 
 def test_what_is_the_same_needs_no_step():

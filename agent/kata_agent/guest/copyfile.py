@@ -32,6 +32,7 @@ NAME_LIMIT_BYTES = 255
 PATH_LIMIT_BYTES = 4096
 LOCKS = 16
 _SUFFIX = ".kata-copy"
+_LINK_SUFFIX = ".kata-link"
 
 
 class Piece(Record):
@@ -125,10 +126,18 @@ def make_directory(parent: int, name: str, piece: Piece) -> None:
 
 
 def make_link(parent: int, name: str, piece: Piece) -> None:
-    """A symbolic link in place of whatever is there."""
-    tree.remove(parent, name)
-    os.symlink(piece.data, name, dir_fd=parent)
-    os.chown(name, piece.uid, piece.gid, dir_fd=parent, follow_symlinks=False)
+    """A symbolic link in place of whatever is there, at once: hosts switch `..data` of a ConfigMap so."""
+    temporary = temporary_name(name, _LINK_SUFFIX)
+    tree.remove(parent, temporary)
+    os.symlink(piece.data, temporary, dir_fd=parent)
+    try:
+        os.chown(temporary, piece.uid, piece.gid, dir_fd=parent, follow_symlinks=False)
+        if _is_directory(parent, name):
+            tree.remove(parent, name)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        os.unlink(temporary, dir_fd=parent)
+        raise
 
 
 def write_file(parent: int, name: str, piece: Piece) -> None:
@@ -176,14 +185,14 @@ def _has_piece(parent: int, name: str, piece: Piece) -> bool:
         os.close(fd)
 
 
-def temporary_name(name: str) -> str:
+def temporary_name(name: str, suffix: str = _SUFFIX) -> str:
     """Where the pieces of `name` are gathered: one name for all of them, and of no other file. Pure."""
-    plain = f".{name}{_SUFFIX}"
+    plain = f".{name}{suffix}"
     if len(os.fsencode(plain)) <= NAME_LIMIT_BYTES:
         return plain
     import hashlib  # only for names that leave no room
 
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{_SUFFIX}"
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{suffix}"
 
 
 def _give(fd: int, piece: Piece, mode: int) -> None:

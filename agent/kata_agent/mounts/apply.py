@@ -117,8 +117,7 @@ def _mount(op: ops.MountOp, done: list[Undo]) -> None:
             with place.open_place_fd(target) as fd:
                 fscontext.reconfigure(parameters, fd, target)
         case ops.BindMount(source, target, recursive):
-            with place.open_place(target) as opened:
-                mount.bind(source, opened, recursive=recursive)
+            _bind(source, target, recursive=recursive)
             done.append(Unmount(target))
         case ops.SetFlags(target, flags, recursive):
             add, remove = attributes(flags)
@@ -134,6 +133,23 @@ def _mount(op: ops.MountOp, done: list[Undo]) -> None:
             done.append(CloseChecked(op.name))
         case _:
             assert_never(op)
+
+
+def _bind(source: str, target: str, *, recursive: bool) -> None:
+    """The source, too, is what is there now: below the agent's root a link that a container planted is refused."""
+    try:
+        shown = place.open_source(source)
+    except OSError as error:
+        number = error.errno or 0
+        raise OSError(number, f"bind mount: {os.strerror(number)}", source, None, target) from error
+    try:
+        with place.open_place(target) as opened:
+            mount.bind(f"/proc/self/fd/{shown}", opened, recursive=recursive)
+    except OSError as error:
+        error.filename, error.filename2 = source, target
+        raise
+    finally:
+        os.close(shown)
 
 
 def _mount_filesystem(op: ops.MountFilesystem) -> None:

@@ -44,6 +44,12 @@ def open_place_fd(path: str) -> Iterator[int]:
         os.close(fd)
 
 
+def open_source(path: str) -> int:
+    """What is to be shown elsewhere, as a descriptor (O_PATH) that the caller closes."""
+    with open_place_fd(path) as fd:
+        return os.dup(fd)
+
+
 def make_directories(path: str) -> list[str]:
     """Make the folders that are missing, each 0755. Returns which were made, outermost first."""
     if _is_ours(path):
@@ -51,6 +57,8 @@ def make_directories(path: str) -> list[str]:
         root_fd, names, _ = _locate(path)
         try:
             return ["/".join((ROOT, *folder)) for folder in tree.make_directories(root_fd, names)]
+        except OSError as error:
+            raise OSError(error.errno, f"make folders: {os.strerror(error.errno or 0)}", path) from error
         finally:
             os.close(root_fd)
     missing: list[str] = []

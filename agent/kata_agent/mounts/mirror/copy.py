@@ -20,7 +20,7 @@ from typing import assert_never
 from kata_agent import tree
 from kata_agent.mounts import place
 from kata_agent.mounts.mirror import snapshot
-from kata_agent.mounts.mirror.plan import Drop, PutFile, PutFolder, PutLink, Step, plan_steps
+from kata_agent.mounts.mirror.plan import Drop, PutFile, PutFolder, PutLink, Step, leaves_old, plan_steps
 from kata_agent.mounts.mirror.snapshot import FILE, Item, Snapshot, Stamp, UnsettledError
 from kata_linux import mount, mountinfo
 
@@ -29,8 +29,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def synchronise(source: str, target: str, known: dict[str, Stamp]) -> int:
-    """Bring the copy up to date; how many things were changed. `known` is read, and updated when all is done.
+def synchronise(source: str, target: str, known: dict[str, Stamp]) -> bool:
+    """Bring the copy up to date; says whether an old version is still to go. `known` is updated when all is done.
 
     Raises `TooLargeError`, `UnsettledError` when the source does not come to rest, OSError.
     """
@@ -65,19 +65,19 @@ def open_source(source: str) -> Iterator[int]:
         yield fd
 
 
-def _synchronise(source: str, target: str, known: dict[str, Stamp]) -> int:
+def _synchronise(source: str, target: str, known: dict[str, Stamp]) -> bool:
     with open_source(source) as source_fd:
         wanted = snapshot.scan(source_fd)
         if wanted[""].kind == FILE:
-            steps = _synchronise_file(source_fd, wanted[""], target, known)
+            is_left = _synchronise_file(source_fd, wanted[""], target, known)
         else:
-            steps = _synchronise_folder(source_fd, wanted, target, known)
+            is_left = _synchronise_folder(source_fd, wanted, target, known)
     known.clear()
     known.update({path: item.stamp for path, item in wanted.items()})
-    return steps
+    return is_left
 
 
-def _synchronise_folder(source_fd: int, wanted: Snapshot, target: str, known: dict[str, Stamp]) -> int:
+def _synchronise_folder(source_fd: int, wanted: Snapshot, target: str, known: dict[str, Stamp]) -> bool:
     place.make_directories(target)
     folder, name = os.path.split(target)
     with place.open_place_fd(folder) as beside, place.open_place_fd(target) as target_fd:
@@ -85,16 +85,16 @@ def _synchronise_folder(source_fd: int, wanted: Snapshot, target: str, known: di
         staging = f".{name}.kata-mirror"
         for step in steps:
             _apply(step, source_fd, target_fd, beside, staging)
-    return len(steps)
+    return leaves_old(steps)
 
 
-def _synchronise_file(source_fd: int, wanted: Item, target: str, known: dict[str, Stamp]) -> int:
+def _synchronise_file(source_fd: int, wanted: Item, target: str, known: dict[str, Stamp]) -> bool:
     place.make_directories(os.path.dirname(target))
     made = place.make_file(target)
     with place.open_place_fd(target) as target_fd:
         steps = plan_steps({"": wanted}, snapshot.scan(target_fd, is_copy=True), known)
         if not steps and not made:
-            return 0
+            return False
         data = _read(f"/proc/self/fd/{source_fd}", None, wanted)
         fd = os.open(f"/proc/self/fd/{target_fd}", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -103,7 +103,7 @@ def _synchronise_file(source_fd: int, wanted: Item, target: str, known: dict[str
             _give(fd, wanted)
         finally:
             os.close(fd)
-    return 1
+    return False
 
 
 def _apply(step: Step, source_fd: int, target_fd: int, beside: int, staging: str) -> None:

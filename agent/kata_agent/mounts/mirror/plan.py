@@ -1,14 +1,15 @@
 """From the source's tree and its copy's to the steps that make the copy the same. Pure.
 
 The order is kubelet's own, so that who reads the copy never sees half of a version: new folders and files first, then
-`..data` is switched, then the other links, and what is gone goes last.
+`..data` is switched, then the other links, and what is gone goes last. The version before stays until the next
+look: a reader may have read `..data` just before it was switched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from kata_agent.mounts.mirror.snapshot import FILE, FOLDER, LINK, Item, Snapshot, Stamp
+from kata_agent.mounts.mirror.snapshot import DATA, FILE, FOLDER, LINK, Item, Snapshot, Stamp
 from kata_linux.record import Record
 
 
@@ -55,9 +56,16 @@ def plan_steps(source: Snapshot, copy: Snapshot, known: Mapping[str, Stamp]) -> 
         if is_changed(item, copy.get(path), known.get(path))
     ]
     gone = [path for path in copy if path not in source and _parent(path) in source]
+    if leaves_old(changed) and DATA in copy:
+        gone = [path for path in gone if path != copy[DATA].target]
     puts = sorted(changed, key=lambda step: (_turn(step), step.path.count("/"), step.path))
     drops = sorted(gone, key=lambda path: (path.startswith(".."), path))
     return (*puts, *(Drop(path) for path in drops))
+
+
+def leaves_old(steps: Sequence[Step]) -> bool:
+    """Whether `..data` is switched, so that the version before has to go at the next look."""
+    return any(isinstance(step, PutLink) and step.path == DATA for step in steps)
 
 
 def is_changed(item: Item, copied: Item | None, known: Stamp | None) -> bool:

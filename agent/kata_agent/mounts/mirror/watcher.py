@@ -156,8 +156,8 @@ class Watcher:
     def _take(self, result: Looked) -> None:
         """A failure is told once; it is tried again with the next look."""
         mirror = result.mirror
-        # One that failed is tried again in any case.
-        mirror.is_watched = bool(result.watches) and result.error is None
+        # One that failed is tried again in any case; one that has an old version rids itself of it.
+        mirror.is_watched = bool(result.watches) and mirror.fingerprint is not None and result.error is None
         self._watches.update((number, mirror.target) for number in result.watches)
         text = "" if result.error is None else describe(result.error)
         if text and text != mirror.told:
@@ -229,8 +229,8 @@ def _bring_up_to_date(mirror: Mirror) -> None:
     try:
         seen = copy.look(mirror.source)
         if seen != mirror.fingerprint:
-            copy.synchronise(mirror.source, mirror.target, mirror.known)
-            mirror.fingerprint = seen
+            is_left = copy.synchronise(mirror.source, mirror.target, mirror.known)
+            mirror.fingerprint = None if is_left else seen
     except TooLargeError as error:
         copy.cover(mirror.source, mirror.target)
         mirror.stopped = True
