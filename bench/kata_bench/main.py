@@ -52,6 +52,7 @@ MEASUREMENTS = {
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),
     "files": Measurement("files", "files", "measure_files"),
     "guest": Measurement("vm", "guest", "measure_guest"),
+    "hotplug": Measurement("vm", "hotplug", "measure_hotplug"),
     "soak-kills": Measurement(SOAK, "soak", "measure_soak_kills"),
     "soak-execs": Measurement(SOAK, "soak", "measure_soak_execs"),
 }
