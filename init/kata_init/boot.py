@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP_ROOT = "/sys/fs/cgroup"
 OPEN_FILES = 1 << 20
+OWN_CGROUP = "kata-agent"
+OWN_MEMORY_LOW = 64 << 20
+"""More than PID 1 and an agent with fifty containers have: all that they hold."""
 _NEW_ROOT = "/.kata-root"
 _TIOCSCTTY = 0x540E
 
@@ -93,6 +96,8 @@ def boot(plan: Plan, journal: Journal, *, machine: bool) -> None:
     if machine:
         for failure in delegate_controllers():
             journal.warning(f"cgroup controllers: {failure}")
+        attempt(journal, "have a cgroup of our own", enter_own_cgroup)
+        attempt(journal, "have the kernel kill when it has no memory, not panic", never_panic_for_memory)
         attempt(journal, "log without a rate limit", keep_every_log_line)
         attempt(journal, "route Ctrl-Alt-Del", power.route_ctrl_alt_del)
         attempt(journal, "take the console", take_console)
@@ -195,6 +200,22 @@ def delegate_controllers(root: str = CGROUP_ROOT) -> list[OSError]:
         return cgroupfs.enable_controllers(root)
     except OSError as error:
         return [error]
+
+
+def enter_own_cgroup(root: str = CGROUP_ROOT, pid: int = 1) -> None:
+    """PID 1, and with it every agent, in a group beside the containers', whose memory is reclaimed last."""
+    group = f"{root}/{OWN_CGROUP}"
+    os.makedirs(group, exist_ok=True)
+    cgroupfs.add_process(group, pid)
+    cgroupfs.write_control(group, "memory.low", str(OWN_MEMORY_LOW))
+
+
+def never_panic_for_memory(path: str = "/proc/sys/vm/panic_on_oom") -> None:
+    """0: a guest without memory loses a process, whatever its kernel was built or told to do."""
+    with open(path, "r+", encoding="ascii") as file:
+        if file.read().strip() != "0":
+            file.seek(0)
+            file.write("0\n")
 
 
 def raise_file_limit() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kata_testing.native import NEEDS, native_agent
+from kata_protocols.gen import oci_pb2
+from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_spec
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -27,6 +28,21 @@ def can_lower() -> bool:
     return subprocess.run(command, stderr=subprocess.DEVNULL, timeout=10, check=False).returncode == 0
 
 
+async def read_hook_scores(agent: NativeAgent, folder: Path) -> dict[str, str]:
+    """What hooks of two kinds see: one is crun's child, the other the agent's."""
+    scripts = {kind: f"cat /proc/self/oom_score_adj > {folder}/{kind}" for kind in ("Prestart", "Poststart")}
+    container = fresh_id("hooked")
+    spec = oci_spec("true")
+    hooks = {
+        kind: [oci_pb2.Hook(Path="/bin/sh", Args=["sh", "-c", script])] for kind, script in scripts.items()
+    }
+    spec.Hooks.CopyFrom(oci_pb2.Hooks(**hooks))
+    await agent.call("CreateContainer", container_id=container, OCI=spec)
+    agent.made.append(container)
+    await agent.call("StartContainer", container_id=container)
+    return {kind: (folder / kind).read_text(encoding="ascii").strip() for kind in scripts}
+
+
 def test_the_agent_is_protected_and_containers_are_not(tmp_path):
     expected = "-997\n" if can_lower() else read_adjustment(os.getpid())
 
@@ -40,6 +56,7 @@ def test_the_agent_is_protected_and_containers_are_not(tmp_path):
             assert (await agent.read_all(container, "e"))[0] == b"0\n"
             await agent.exec(container, "t", *SHOW, Terminal=True)
             assert (await agent.read_all(container, "t"))[0] == b"0\r\n"
+            assert await read_hook_scores(agent, tmp_path) == {"Prestart": "0", "Poststart": "0"}
             chosen = await agent.run(*SHOW, OOMScoreAdj=700)
             assert (await agent.read_all(chosen))[0] == b"700\n"
 

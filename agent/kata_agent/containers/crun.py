@@ -151,8 +151,7 @@ class Crun:
         oom_score: int = 0,
     ) -> Child:
         """One invocation, to its end: killed when it takes too long or the caller is cancelled."""
-        child = spawn(argv, stdio)
-        _set_oom_score(child.pid, oom_score)
+        child = spawn(argv, stdio, oom_score=oom_score)
         try:
             async with asyncio.timeout(limit_s):
                 ended = await self._exits.wait_exit(*child)
@@ -182,15 +181,6 @@ def explain(verb: str, arg0: str, log: str, code: int | None, killed_by: int | N
     if number is None:
         return AgentError(f"crun {verb}: {lines[-1]}")
     return AgentError(f"crun {verb}: {text}: {errno_text(number)}")
-
-
-def _set_oom_score(pid: int, score: int) -> None:
-    """Long before crun forks: what it starts inherits this score, and not the one that protects the agent."""
-    try:
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
-    except (FileNotFoundError, ProcessLookupError):
-        pass  # ended at once
 
 
 def _kill_started(pid_text: str) -> None:

@@ -26,12 +26,19 @@ class Child(Record):
     start_time: int
 
 
-def spawn(argv: list[str], stdio: tuple[int, int, int], env: dict[str, str] | None = None) -> Child:
-    """Run argv[0] (a path) with these descriptors as 0, 1 and 2. OSError names the path when it cannot be run."""
+def spawn(
+    argv: list[str], stdio: tuple[int, int, int], env: dict[str, str] | None = None, *, oom_score: int = 0
+) -> Child:
+    """Run argv[0] (a path) with these descriptors as 0, 1 and 2. OSError names the path when it cannot be run.
+
+    The agent's own protection from the out-of-memory killer is not inherited: the child has `oom_score`.
+    """
     actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)]
     pid = os.posix_spawn(argv[0], argv, env or {}, file_actions=actions, setsigmask=[], setsigdef=_DEFAULTED)
     # The reaper runs in this thread's event loop, so even an ended child is still there to be read.
-    return Child(pid, procfs.read_start_time(pid))
+    child = Child(pid, procfs.read_start_time(pid))
+    _set_oom_score(pid, oom_score)
+    return child
 
 
 def spawn_on_terminal(argv: list[str], terminal: str, env: dict[str, str]) -> Child:
@@ -54,6 +61,14 @@ def spawn_on_terminal(argv: list[str], terminal: str, env: dict[str, str]) -> Ch
         argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULTED
     )
     child = Child(pid, procfs.read_start_time(pid))
-    with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:  # a zombie has one too
-        file.write(b"0")
+    _set_oom_score(pid, 0)
     return child
+
+
+def _set_oom_score(pid: int, score: int) -> None:
+    """Long before the child can have started anything, which inherits it."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # ended at once
