@@ -25,6 +25,7 @@ from kata_host.vm.base import MEMORY_DEVICE, SHARE_TAG, Accelerator, Timeline, V
 from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
 from kata_host.vm.ksm import check_ksm
+from kata_host.vm.logbound import bound_logs
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
 from kata_host.vm.state import VmState, make_private, open_state
@@ -185,17 +186,21 @@ class QemuVm:
     async def ending_with(self, running: Running) -> AsyncIterator[None]:
         """End the machine with the first of its helpers: a guest without its share or its vsock would only hang.
 
-        The doorbell is answered meanwhile.
+        The doorbell is answered and the logs are bounded meanwhile.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 self._watch = group.create_task(self._end_with(*running.helpers))
-                answering = group.create_task(answer_rings(running.bell, running.cid))
+                serving = (
+                    group.create_task(answer_rings(running.bell, running.cid)),
+                    group.create_task(bound_logs(self.folder)),
+                )
                 try:
                     yield
                 finally:
                     self._watch.cancel()
-                    answering.cancel()
+                    for task in serving:
+                        task.cancel()
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 

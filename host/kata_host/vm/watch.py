@@ -1,4 +1,4 @@
-"""Waits until a path exists, by inotify(7) instead of by asking again and again.
+"""Watches a folder, and waits until a path exists, by inotify(7) instead of by asking again and again.
 
 For sockets that another program binds: they cannot be opened, only seen to appear.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+IN_MODIFY = 0x2
 _IN_CREATE = 0x100
 _IN_MOVED_TO = 0x80
 _IN_NONBLOCK = 0o4000
@@ -19,13 +20,14 @@ _IN_CLOEXEC = 0o2000000
 
 
 @contextmanager
-def _open_watch(folder: Path) -> Iterator[int]:
+def open_watch(folder: Path, events: int) -> Iterator[int]:
+    """A descriptor that becomes readable with the first of these events in the folder; reading it does not block."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
     if fd < 0:
         raise OSError(ctypes.get_errno(), f"inotify_init1: {os.strerror(ctypes.get_errno())}")
     try:
-        if libc.inotify_add_watch(fd, os.fsencode(folder), _IN_CREATE | _IN_MOVED_TO) < 0:
+        if libc.inotify_add_watch(fd, os.fsencode(folder), events) < 0:
             errno = ctypes.get_errno()
             raise OSError(errno, f"watch: {os.strerror(errno)}", str(folder))
         yield fd
@@ -41,7 +43,9 @@ async def wait_exists(path: Path) -> None:
     """Return as soon as `path` exists; its folder must exist. Wrap it in `asyncio.timeout`."""
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    with _open_watch(path.parent) as fd:  # watch first, look second: nothing falls between
+    with open_watch(
+        path.parent, _IN_CREATE | _IN_MOVED_TO
+    ) as fd:  # watch first, look second: nothing falls between
 
         def note_change() -> None:
             os.read(fd, 65536)
