@@ -197,7 +197,8 @@ class Agent:
                 "cgroup", "out-of-memory event not fetched, dropped", **{"container-id": container_id}
             )
 
-        return OomWatch(CGROUP_ROOT, tell=self._tell_kill, drop=drop)
+        record = f"{RUN_DIRECTORY}/oom" if self.supervised else ""
+        return OomWatch(CGROUP_ROOT, tell=self._tell_kill, drop=drop, record=record)
 
     @cached_property
     def events(self) -> EventHub:
@@ -519,6 +520,7 @@ class Agent:
             self._tell_life()
             self.sandbox.adopt()
             self.snapshot.adopt()
+            self.oom.adopt()
             await self.containers.adopt()
             await self.storages.sweep()
 

@@ -95,7 +95,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
     from kata_agent.supervisor import LISTEN, Supervisor
 
     log = make_log(reading)
-    book = ExitBook(forget=channel.forget_exit)
+    book = ExitBook(forget=channel.forget_exit, limit=None)
     attach_reaper(book, reaper.reap)
     stop = asyncio.Event()
     supervisor = Supervisor(channel, book, log, on_gone=stop.set)
@@ -129,6 +129,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             except errors.UnknownState as error:
                 supervisor.unfit(str(error))
                 raise
+            book.bound()
             agent.begin_confidential()
             settle_memory()
             dispatcher = Dispatcher(agent)

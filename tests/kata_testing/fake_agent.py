@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEADLINE_MS = 60_000
+ORPHANS_OF_A_FAILURE = 50
 
 
 class FakeAgent:
@@ -151,6 +152,27 @@ def _hold(agent: FakeAgent) -> None:
     os.close(write_end)
 
 
+def _storm(agent: FakeAgent, count: str) -> None:
+    """Make an orphan that waits for SIGUSR1 and then leaves `count` ended children to PID 1, and tell its pid."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        if os.fork():
+            os._exit(0)
+        os.write(write_end, str(os.getpid()).encode())
+        os.closerange(3, 1000)
+        signal.sigwait({signal.SIGUSR1})
+        for _ in range(int(count)):
+            if os.fork() == 0:
+                os._exit(7)
+        os._exit(0)
+    os.waitpid(child, 0)
+    agent.events.append(f"held {os.read(read_end, 100).decode()}")
+    os.close(read_end)
+    os.close(write_end)
+
+
 def _stall(agent: FakeAgent) -> None:
     """Read nothing any more."""
     agent.events.append("stalls")
@@ -182,6 +204,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "forget": lambda agent, pid, start: agent.channel.forget_exit(int(pid), int(start)),
     "orphans": _orphans,
     "hold": _hold,
+    "storm": _storm,
     "stall": _stall,
     "garbage": _garbage,
     "shutdown": lambda agent: agent.channel.shutdown(),
@@ -197,3 +220,11 @@ def run(channel: control.AgentChannel) -> int:
 def fail(_: control.AgentChannel) -> int:
     """An entry point that never gets ready."""
     raise RuntimeError("this agent cannot start")
+
+
+def fail_under_load(channel: control.AgentChannel) -> int:
+    """The same, while its children end."""
+    for _ in range(ORPHANS_OF_A_FAILURE):
+        if os.fork() == 0:
+            os._exit(7)
+    return fail(channel)

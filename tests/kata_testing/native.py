@@ -251,9 +251,9 @@ def start(
     log = folder / "agent.log"
     environment = {
         **os.environ,
+        "KATA_AGENT_CRUN": str(crun_path()),
         **(environment or {}),
         "KATA_AGENT_SERVER_ADDR": f"unix://{address.path}",
-        "KATA_AGENT_CRUN": str(crun_path()),
     }
     command = [sys.executable, "-c", "from kata_agent.main import main; main()"]
     if supervised:

@@ -13,6 +13,7 @@ import pytest
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent
+from kata_testing.requires import crun_path
 from kata_testing.wire import outcome, run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -158,3 +159,42 @@ def test_an_exit_that_the_ledger_had_to_drop_is_told_as_lost_and_hangs_nobody(tm
             await agent.remove(container)
 
     run_async(body())
+
+
+SLOW_AFTER_EXEC = """#!/bin/sh
+"{crun}" "$@"
+status=$?
+case "$*" in *" exec "*) echo "$status" > "{fifo}"; sleep 1000 ;; esac
+exit $status
+"""
+
+
+def test_a_terminal_that_crun_had_sent_when_the_agent_died_is_the_next_ones(tmp_path):
+    fifo, wrapper = tmp_path / "done", tmp_path / "slow-crun"
+    os.mkfifo(fifo)
+    wrapper.write_text(SLOW_AFTER_EXEC.format(crun=crun_path(), fifo=fifo))
+    wrapper.chmod(0o755)
+
+    async def body():
+        words = {"KATA_AGENT_CRUN": str(wrapper)}
+        async with native_agent(tmp_path, supervised=True, environment=words) as agent:
+            container = await agent.run("sleep", "1000")
+            script = "read x; echo got $x; exit 4"
+            async with asyncio.TaskGroup() as group:
+                client = await agent.client()
+                starting = group.create_task(
+                    outcome(agent.exec(container, "t", "sh", "-c", script, Terminal=True))
+                )
+                assert await asyncio.to_thread(fifo.read_text) == "0\n"  # crun has done all of its part
+                os.kill(agent.agent_pid(), signal.SIGKILL)
+                await client.wait_closed()
+            assert isinstance(starting.result(), ConnectionLostError)
+            other = agent.another()
+            await other.call("TtyWinResize", container_id=container, exec_id="t", row=30, column=90)
+            await other.call("WriteStdin", container_id=container, exec_id="t", data=b"it\n")
+            output = b""
+            while b"got it" not in output:
+                output += await other.read(container, "t")
+            assert await other.wait(container, "t") == 4
+
+    run_async(body(), timeout_s=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,8 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from kata_testing.init_runner import DEADLINE_S, Machine, start_machine
+from kata_testing.init_runner import DEADLINE_S, Machine, Peer, start_machine
 
+STORM = 800
+"""Some 250 exits fill the channel's buffer."""
+SMALL = 64
+SMALL_LEDGER = (
+    sys.executable,
+    "-c",
+    f"from kata_init.ledger import Ledger; Ledger.__init__.__defaults__ = ({SMALL},); import kata_init.__main__",
+)
 pytestmark = pytest.mark.requires("root")
 
 
@@ -199,6 +208,51 @@ def test_an_agent_that_never_gets_ready_ends_the_machine_with_the_reason(tmp_pat
         assert machine.wait() == 0
         assert machine.log.count("RuntimeError: this agent cannot start") == 10
         assert "the agent was started 10 times and never ready; at last it ended: exit code 70" in machine.log
+
+
+def test_a_loop_of_deaths_under_a_load_of_exits_ends_with_the_reason_too(tmp_path: Path) -> None:
+    with start_machine(tmp_path, "kata.agent=kata_testing.fake_agent:fail_under_load") as machine:
+        assert machine.wait() == 0
+        assert machine.log.count("agent ended: exit code 70; it is started again") == 9
+        assert "the agent was started 10 times and never ready" in machine.log
+
+
+def test_a_full_ledger_drops_the_oldest_and_tells_the_next_agent_how_many(tmp_path: Path) -> None:
+    with start_machine(tmp_path, python=SMALL_LEDGER) as machine:
+        machine.wait_ready()
+        agent = machine.agent_pid()
+        with machine.connect() as peer:
+            storm = begin_storm(machine, peer)
+            os.kill(agent, signal.SIGSTOP)
+            release(storm)
+            os.kill(agent, signal.SIGKILL)
+        assert machine.wait_ring().startswith("agent ready ")
+        with machine.connect() as peer:
+            told = f"Lost(exits={STORM + 1 - SMALL})"
+            peer.expect(told)
+            assert peer.count("exit ") >= SMALL
+        assert (
+            f"exit ledger is full: {STORM + 1 - SMALL} of the oldest exits are dropped so far" in machine.log
+        )
+
+
+def begin_storm(machine: Machine, peer: Peer) -> int:
+    """A process that will leave many exits to PID 1 at once, as the machine sees it."""
+    agent = machine.agent_pid()
+    peer.say(f"storm {STORM}")
+    peer.expect("held ")
+    (outside,) = (pid for pid in machine.children() if pid != agent)
+    return outside
+
+
+def release(storm: int) -> None:
+    """Return when it has ended."""
+    pidfd = os.pidfd_open(storm)
+    try:
+        os.kill(storm, signal.SIGUSR1)
+        assert select.select([pidfd], [], [], DEADLINE_S)[0], "the storm does not end"
+    finally:
+        os.close(pidfd)
 
 
 def test_the_last_resort_tells_the_reason_and_where_it_happened(tmp_path: Path) -> None:

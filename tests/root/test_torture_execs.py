@@ -1,6 +1,6 @@
 """Thousands of execs and dozens of containers leave nothing behind, and one slow container slows nobody else.
 
-KATA_TEST_EXECS says how many execs; `scripts/bench soak` does ten thousand.
+KATA_TEST_EXECS says how many execs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
-EXECS = int(os.environ.get("KATA_TEST_EXECS", "2000"))
+EXECS = int(os.environ.get("KATA_TEST_EXECS", "10000"))
 WARM_EXECS = 300
 LANES = 4
 CONTAINERS = 50

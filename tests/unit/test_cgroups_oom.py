@@ -27,7 +27,8 @@ class World:
         self.watch = self.start()
 
     def start(self) -> OomWatch:
-        return OomWatch(str(self.root), tell=self.kills.append, drop=self.dropped.append)
+        record = str(self.root / "record")
+        return OomWatch(str(self.root), tell=self.kills.append, drop=self.dropped.append, record=record)
 
     def write(self, path: str, kills: int, met: int, local: int | None = None) -> None:
         folder = self.root / path.strip("/")
@@ -139,6 +140,31 @@ def test_events_that_nobody_had_fetched_wait_in_the_next_agent(tmp_path):
         assert await world.watch.fetch() == "c1"
         assert restored.unfetched == 0
         assert len(world.kills) == 1, "it was told before"
+
+    run(tmp_path, body)
+
+
+def test_events_of_removed_containers_wait_in_the_next_agent_too(tmp_path):
+    async def body(world: World) -> None:
+        for name in ("a", "b"):
+            world.write(f"/{name}", 0, 0)
+            world.arm(name, f"/{name}")
+            world.write(f"/{name}", 1, 1)
+            world.watch.disarm(name)  # looks a last time
+        world.watch.close()
+        world.watch = world.start()
+        world.watch.adopt()
+        assert await world.watch.fetch() == "a"
+        world.watch.close()
+        world.watch = world.start()
+        world.watch.adopt()
+        assert await world.watch.fetch() == "b", "what was fetched is not told again"
+        world.watch.close()
+        world.watch = world.start()
+        world.watch.adopt()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await world.watch.fetch()
 
     run(tmp_path, body)
 

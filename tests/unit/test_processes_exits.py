@@ -20,6 +20,20 @@ def test_an_exit_before_the_watcher_is_kept_for_it():
     assert [entry.code for entry in seen] == [3]
 
 
+def test_without_a_limit_everything_is_kept_until_it_is_bounded():
+    forgotten: list[tuple[int, int]] = []
+    book, seen = ExitBook(limit=None, forget=lambda *who: forgotten.append(who)), []
+    for pid in range(3000):
+        book.record(ended(pid, 100))
+    assert forgotten == []
+    book.watch(0, exactly(100), seen.append)
+    assert len(seen) == 1, "the oldest is there while an agent adopts"
+    book.bound(1024)
+    assert forgotten == [(pid, 100) for pid in range(1, 3000 - 1024)]
+    book.record(ended(5000, 100))
+    assert len(forgotten) == 3000 - 1024
+
+
 def test_an_exit_after_the_watcher_is_told_once():
     book, seen = ExitBook(), []
     book.watch(5, exactly(100), seen.append)

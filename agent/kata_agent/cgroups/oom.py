@@ -58,8 +58,13 @@ class _Watched(Record):
 class OomWatch:
     """Every container that is watched. `tell` hears each kill, as it is seen; `drop` ids of events nobody fetched."""
 
-    def __init__(self, root: str, *, tell: Callable[[Kill], None], drop: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: str, *, tell: Callable[[Kill], None], drop: Callable[[str], None], record: str = ""
+    ) -> None:
+        """`record` is a file for events of removed containers, whose own record has gone; without one they end with
+        this process."""
         self._root = root
+        self._record = record
         self._tell = tell
         self._drop = drop
         self._fd = -1
@@ -67,6 +72,21 @@ class OomWatch:
         self._queue: deque[tuple[str, _Watched | None]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
+
+    def adopt(self) -> None:
+        """Go on with what nobody had fetched of containers that are removed."""
+        try:
+            with open(self._record, encoding="utf-8") as file:
+                self._queue.extend((name, None) for name in file.read().splitlines())
+        except FileNotFoundError:
+            pass  # nothing was left
+
+    def _save_removed(self) -> None:
+        if self._record:
+            names = [name for name, watched in self._queue if watched is None]
+            with open(f"{self._record}.new", "w", encoding="utf-8") as file:
+                file.write("".join(f"{name}\n" for name in names))
+            os.rename(f"{self._record}.new", self._record)
 
     def arm(self, container_id: str, path: str, account: Account, save: Callable[[], None]) -> None:
         """Watch the container whose group is at `path`; `save` keeps the account when it changed.
@@ -96,7 +116,9 @@ class OomWatch:
                 self._look(watched)
                 del self._watches[number]
                 _end_watch(self._fd, number)
-        self._queue = deque((name, None if name == container_id else of) for name, of in self._queue)
+        if any(name == container_id and of is not None for name, of in self._queue):
+            self._queue = deque((name, None if name == container_id else of) for name, of in self._queue)
+            self._save_removed()
 
     async def fetch(self) -> str:
         """The id of the container of the oldest event that nobody has fetched; each event goes to one caller.
@@ -179,6 +201,8 @@ class OomWatch:
         if watched is not None:
             watched.account.unfetched -= 1
             watched.save()
+        else:
+            self._save_removed()
         return container_id
 
     def _wake(self) -> None:

@@ -6,19 +6,22 @@ Owns the names. Must not know how PID 1 keeps them. Stand-alone nobody keeps any
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kata_agent.errors import WrongState
 from kata_agent.processes.stdio import Input, Output, PlainOutput
-from kata_agent.processes.tty import TerminalInput
+from kata_agent.processes.tty import TerminalInput, take_master
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kata_agent.processes.copying import Copy
     from kata_agent.processes.process import Process
 
 PREFIX = "container/"
+CONSOLE = "console"
 STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -103,8 +106,6 @@ class StreamKeeper:
         process.attach_own(tuple(copies), terminal)
 
     def _copy(self, name: str, stream: str, fds: tuple[int, ...]) -> Copy:
-        import socket  # only who uses such connections
-
         from kata_agent.processes.copying import Copy
 
         end, connection, *relay = fds
@@ -160,7 +161,7 @@ class StreamKeeper:
         self, process: Process, container_id: str, stored: dict[str, tuple[int, ...]]
     ) -> None:
         name = _name(container_id, process)
-        (master,) = stored.pop(f"{name}/terminal", (-1,))
+        master = self._restore_master(name, stored)
         own = [stream for stream in STREAMS if f"{name}/{stream}.own" in stored]
         if own:
             if process.terminal and master >= 0 and "stdout" not in own:
@@ -169,7 +170,7 @@ class StreamKeeper:
             copies = [self._copy(entry, stream, stored.pop(entry)) for stream, entry in names]
             self._attach_own_master(process, f"{name}/terminal", master, copies)
             return
-        if process.terminal and master >= 0:
+        if master >= 0:  # the state file may be older than the terminal
             self._adopt_terminal(process, f"{name}/terminal", master)
             return
         (stdin,) = stored.pop(f"{name}/stdin", (-1,))
@@ -203,6 +204,31 @@ class StreamKeeper:
             self._store(_start_name(container_id), (fd,))
         finally:
             os.close(fd)
+
+    @contextmanager
+    def hold_console(self, process: Process, container_id: str, listener: int) -> Iterator[None]:
+        """Let PID 1 hold the socket that crun sends a terminal's master to: were we killed before we have taken it,
+        the next agent does."""
+        name = self.name(container_id, process, CONSOLE)
+        self._store(name, (listener,))
+        try:
+            yield
+        finally:
+            self._discard(name)
+
+    def _restore_master(self, name: str, stored: dict[str, tuple[int, ...]]) -> int:
+        """A terminal's master, which crun may have sent while there was no agent; -1: it has none."""
+        (master,) = stored.pop(f"{name}/terminal", (-1,))
+        for fd in stored.pop(f"{name}/{CONSOLE}", ()):
+            with socket.socket(fileno=fd) as listener:
+                if master < 0:
+                    try:
+                        master = take_master(listener)
+                    except WrongState:
+                        continue  # crun had not come so far
+                    self._store(f"{name}/terminal", (master,))
+            self._discard(f"{name}/{CONSOLE}")
+        return master
 
     def restore_start(self, container_id: str, stored: dict[str, tuple[int, ...]]) -> None:
         """PID 1 goes on holding it."""

@@ -154,7 +154,10 @@ class Launcher:
         self._consoles += 1
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            with ConsoleSocket(f"{self._settings.run_dir}/console{self._consoles}") as console:
+            with (
+                ConsoleSocket(f"{self._settings.run_dir}/console{self._consoles}") as console,
+                self._streams.hold_console(process, container.id, console.fileno()),
+            ):
                 self._follow(process, await launch((null, null, null), console.path))
                 if connections:
                     master = console.take_master()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Watcher = Callable[[Exit], None]
 
 
+LIMIT = 1024
+
+
 class Target(Record):
     """Which exits of a pid are meant: those of processes whose start time lies in this range."""
 
@@ -46,8 +49,14 @@ def since(start_time: int) -> Target:
 class ExitBook:
     """Exits by pid. An exit that nobody watches is kept, the newest `limit` of them."""
 
-    def __init__(self, *, forget: Callable[[int, int], None] | None = None, limit: int = 1024) -> None:
-        """`forget(pid, start_time)` tells PID 1's ledger that nobody will ask for this exit again."""
+    def __init__(
+        self, *, forget: Callable[[int, int], None] | None = None, limit: int | None = LIMIT
+    ) -> None:
+        """`forget(pid, start_time)` tells PID 1's ledger that nobody will ask for this exit again.
+
+        With a `limit` of None all are kept, until `bound`: who adopts has not begun to watch yet, and what PID 1
+        sends meanwhile has its ledger's bound.
+        """
         self._forget = forget
         self._limit = limit
         self._unclaimed: dict[tuple[int, int], Exit] = {}
@@ -64,7 +73,15 @@ class ExitBook:
                 watcher(entry)
                 return
         self._unclaimed[entry.pid, entry.start_time] = entry
-        if len(self._unclaimed) > self._limit:
+        self._drop_surplus()
+
+    def bound(self, limit: int = LIMIT) -> None:
+        """From now on keep the newest `limit` that nobody watches."""
+        self._limit = limit
+        self._drop_surplus()
+
+    def _drop_surplus(self) -> None:
+        while self._limit is not None and len(self._unclaimed) > self._limit:
             self.release(*next(iter(self._unclaimed)))
 
     def watch(self, pid: int, target: Target, watcher: Watcher) -> None:

@@ -41,24 +41,13 @@ class ConsoleSocket:
             self._socket.close()
             raise
 
+    def fileno(self) -> int:
+        """The listening socket: whoever has a copy of it can take the master when this process cannot any more."""
+        return self._socket.fileno()
+
     def take_master(self) -> int:
         """The master that crun has sent by the time it ended; the caller owns it, it is non-blocking."""
-        try:
-            connection, _ = self._socket.accept()
-        except BlockingIOError:
-            raise WrongState("crun has made no terminal") from None
-        with connection:
-            connection.settimeout(0)
-            fds = array.array("i")
-            _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(fds.itemsize))
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: fds.itemsize])
-        if not fds:
-            raise WrongState("crun has sent no terminal")
-        os.set_inheritable(fds[0], False)  # noqa: FBT003 - the library's signature
-        os.set_blocking(fds[0], False)
-        return fds[0]
+        return take_master(self._socket)
 
     def close(self) -> None:
         """Remove the socket. Twice is fine."""
@@ -73,6 +62,29 @@ class ConsoleSocket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def take_master(listener: socket.socket) -> int:
+    """The master that crun has sent to this listening socket; the caller owns it, it is non-blocking."""
+    try:
+        connection, _ = listener.accept()
+    except BlockingIOError:
+        raise WrongState("crun has made no terminal") from None
+    fds = array.array("i")
+    with connection:
+        connection.settimeout(0)
+        try:
+            _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(fds.itemsize))
+        except (BlockingIOError, ConnectionError):
+            ancillary = []  # it was killed between connecting and sending
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: fds.itemsize])
+    if not fds:
+        raise WrongState("crun has sent no terminal")
+    os.set_inheritable(fds[0], False)  # noqa: FBT003 - the library's signature
+    os.set_blocking(fds[0], False)
+    return fds[0]
 
 
 class TerminalInput(Input):
