@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kata_agent.mounts.storage.registry import Storages
     from kata_agent.network.network import Network
     from kata_agent.operators import Operators
+    from kata_agent.policy.gate import Gate
     from kata_agent.processes.exits import ExitBook
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
@@ -91,6 +92,7 @@ class Agent:
         self.life = life or Life()
         self.durations = Durations()
         self.destroyed = False
+        self.gate: Gate | None = None
         self.init: Init | None = None
         """PID 1 as who starts the next agent; nobody does stand-alone."""
         self._group = group
@@ -337,6 +339,10 @@ class Agent:
         )
         self.confidential.start_components(self._exits, self._group, **kept)
 
+    def owners_policy(self) -> str | None:
+        """What initdata has of it."""
+        return self.confidential.policy if self._has("confidential") else None
+
     def check_confidential(self) -> None:
         """Raise why nothing may run in this guest."""
         if self._has("confidential"):
@@ -508,6 +514,8 @@ class Agent:
             self.hotplug.close()
         if self._passed is not None:
             self._passed.close()
+        if self.gate is not None:
+            await self.gate.close()
         if self._pressure is not None:
             self._pressure.close()
         if self.operators is not None:

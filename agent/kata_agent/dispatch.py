@@ -1,6 +1,6 @@
 """From the name of a method to its handler, wrapped once: error mapping and the failed call's log line.
 
-Owns: which methods there are, which are built, and what surrounds every handler (later policy and tracing).
+Owns: which methods there are, which are built, and what surrounds every handler, a policy before all.
 Must not know: what a handler does. Follows: Kata's wire contract; a method that is not built answers NOT_FOUND,
 because the Go runtime takes that for "this agent is older than the call".
 
@@ -81,7 +81,7 @@ METHODS: dict[str, dict[str, str | None]] = {
         "AddSwapPath": "volumes",
         "GetVolumeStats": "volumes",
         "ResizeVolume": "volumes",
-        "SetPolicy": None,
+        "SetPolicy": "policy",
     },
     SANDBOX: {
         "Events": "events",
@@ -97,6 +97,7 @@ METHODS: dict[str, dict[str, str | None]] = {
         "ListSessions": "sessions",
         "CloseSession": "sessions",
         "NameStream": "passed",
+        "PolicyLog": "policy",
         "Upgrade": "upgrade",
         "Quiesce": "snapshot",
         "Resumed": "snapshot",
@@ -181,7 +182,9 @@ class Dispatcher(Router):
             handler = hold(method, handler) if method in HELD else handler
         return Endpoint(
             about.request_type,
-            self._surround(service, method, self._wrap(service, method, handler)),
+            self._surround(
+                service, method, self._wrap(service, method, handler, streaming=about.server_streaming)
+            ),
             cancel_on_disconnect=method in CANCEL_ON_DISCONNECT,
             server_streaming=about.server_streaming,
         )
@@ -209,14 +212,18 @@ class Dispatcher(Router):
                 inner = surround(inner, self._agent.tracer.recorder(service, method))
         return inner
 
-    def _wrap(self, service: str, method: str, handler: Handler) -> Wrapped:
+    def _wrap(self, service: str, method: str, handler: Handler, *, streaming: bool) -> Wrapped:
         agent = self._agent
         durations = agent.durations
 
         def wrapped(request: Any, call: Call) -> Any:
             started = time.monotonic_ns()
             try:
-                result = handler(agent, request)
+                gate = agent.gate
+                if gate is None:
+                    result = handler(agent, request)
+                else:
+                    result = gate.guard(service, method, handler, agent, request, streaming=streaming)
             except Exception as error:  # the one place that maps every error
                 raise self._answer(service, method, request, error, started) from error
             if isinstance(result, CoroutineType):

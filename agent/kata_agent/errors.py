@@ -164,6 +164,7 @@ WIRE_CODES: dict[tuple[str, type[AgentError]], tuple[Code, str | None]] = {
     ("UpdateRoutes", InvalidRequest): (Code.INVALID_ARGUMENT, None),
     ("AddARPNeighbors", InvalidRequest): (Code.INVALID_ARGUMENT, None),
     ("SetPolicy", InvalidRequest): (Code.INVALID_ARGUMENT, None),
+    ("SetPolicy", NotFound): (Code.NOT_FOUND, None),
     # Not in Kata's agent, which has no ResizeVolume. NOT_FOUND would say so.
     ("ResizeVolume", InvalidRequest): (Code.INVALID_ARGUMENT, None),
     ("ResizeVolume", NotSupported): (Code.UNIMPLEMENTED, None),

@@ -20,6 +20,7 @@ from kata_agent.agent import Agent
 from kata_agent.busypoll import BusyPollSelector
 from kata_agent.dispatch import Dispatcher, format_trace
 from kata_agent.log import Log
+from kata_agent.policy import open_gate
 from kata_agent.processes.exits import ExitBook, attach_reaper
 from kata_agent.version import AGENT_VERSION, API_VERSION
 from kata_init import exits as reaper
@@ -82,6 +83,7 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         agent.listen_for_streams()
         agent.watch_pressure()
         agent.begin_confidential()
+        open_gate(agent, agent.owners_policy())
         settle_memory()
         async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
             agent.start_memory_agent()
@@ -131,6 +133,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 raise
             book.bound()
             agent.begin_confidential()
+            open_gate(agent, agent.owners_policy())
             settle_memory()
             dispatcher = Dispatcher(agent)
             async with serve(

@@ -17,12 +17,20 @@ STATE_KNOWN = (1,)
 """Versions that this code can go on with."""
 
 # What Kata's agent calls features chosen when it was built; hosts and people look for these names.
-EXTRA_FEATURES = ("seccomp",)
+SECCOMP = "seccomp"
+POLICY = "agent-policy"
+
+
+def extra_features() -> tuple[str, ...]:
+    """They are sorted; a policy can be set where its engine is installed."""
+    from kata_policy.extension import find_extension
+
+    return (POLICY, SECCOMP) if find_extension() else (SECCOMP,)
 
 
 def version_line() -> str:
     """The line of `--version`, in the form that Kata's tools parse."""
-    features = ", ".join(f'"{feature}"' for feature in EXTRA_FEATURES)
+    features = ", ".join(f'"{feature}"' for feature in extra_features())
     return (
         f"kata-agent version {AGENT_VERSION} (api version: {API_VERSION}, "
         f"commit version: {AGENT_VERSION}-kata-guest-{PROJECT_VERSION}, type: python, "

@@ -61,6 +61,11 @@ class SandboxService:
         """The port of the connection for streams whose first bytes are this token."""
         return int((await self._ask("NameStream", pb.NameStreamRequest(token=token))).port)
 
+    async def policy_log(self, after: int = 0) -> pb.PolicyLogResponse:
+        """The policy in force, and its decisions after this sequence number."""
+        answer: pb.PolicyLogResponse = await self._ask("PolicyLog", pb.PolicyLogRequest(after=after))
+        return answer
+
     async def why(self, container_id: str) -> pb.WhyResponse:
         """What is known of a container and its end."""
         answer: pb.WhyResponse = await self._ask("Why", pb.WhyRequest(container_id=container_id))

@@ -11,13 +11,12 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from importlib.machinery import PathFinder
 from typing import Any, NamedTuple, Protocol
 
 from kata_policy import worker
+from kata_policy.extension import EXTENSION, find_extension
 from kata_policy.rules import PACKAGE
 
-EXTENSION = "kata_policy_engine"
 START_DEADLINE_S = 30.0
 ANSWER_DEADLINE_S = worker.ALARM_S + 4.0
 
@@ -47,15 +46,6 @@ class Loaded(NamedTuple):
     """What is known of a policy once it is read: its rules; True or False for those that need no evaluation."""
 
     rules: dict[str, bool | None]
-
-
-def find_extension() -> str | None:
-    """The folder that the engine is imported from, None when it is not installed."""
-    spec = PathFinder.find_spec(EXTENSION)
-    if spec is None or spec.origin is None:
-        return None
-    folder = os.path.dirname(spec.origin)
-    return os.path.dirname(folder) if spec.submodule_search_locations else folder
 
 
 def worker_command() -> list[str]:

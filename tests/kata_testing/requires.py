@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kata_policy.engine import find_extension
+from kata_policy.extension import find_extension
 from kata_testing.repository import BUILD, GUEST_FILES
 
 VARIABLE = "KATA_TEST_REQUIRE"
@@ -163,7 +163,7 @@ NEEDS: Mapping[str, Need] = {
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
     "veritysetup": Need(_program("veritysetup", "--version"), by_setup=True),
     "capability": Need(_probe_capability, by_setup=False),
-    "policy-engine": Need(_probe_policy_engine, by_setup=False),
+    "policy-engine": Need(_probe_policy_engine, by_setup=True),
     "hugepages": Need(_probe_hugepages, by_setup=False),
     "loop": Need(_probe_loop, by_setup=False),
     "psi": Need(_probe_psi, by_setup=False),

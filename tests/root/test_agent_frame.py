@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kata_agent.dispatch import AGENT, METHODS
+from kata_policy.extension import find_extension
 from kata_testing.native_agent import DEADLINE_S, CallError, command, start_agent
 
 pytestmark = pytest.mark.requires("root")
@@ -25,7 +27,8 @@ def test_version_line_has_kata_s_form() -> None:
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("kata-agent version 3.21.0 (api version: 0.0.1, commit version: 3.21.0-")
-    assert done.stdout.endswith('type: python, extra-features: ["seccomp"])\n')
+    features = '"agent-policy", "seccomp"' if find_extension() else '"seccomp"'
+    assert done.stdout.endswith(f"type: python, extra-features: [{features}])\n")
     assert run("-v").stdout == done.stdout
 
 
@@ -146,8 +149,9 @@ def test_files_of_others_and_the_machine_s_names_stay_as_they_are(tmp_path: Path
 
 def test_what_is_not_built_and_what_does_not_exist_have_their_own_answers(tmp_path: Path) -> None:
     with start_agent(tmp_path) as agent, agent.connect() as connection:
-        with pytest.raises(CallError, match=r"NOT_FOUND: /grpc.AgentService/SetPolicy is not supported"):
-            connection.call("SetPolicy")
+        for method in [name for name, module in METHODS[AGENT].items() if module is None]:
+            with pytest.raises(CallError, match=f"NOT_FOUND: /grpc.AgentService/{method} is not supported"):
+                connection.call(method)
         with pytest.raises(CallError, match="INTERNAL: Invalid container id"):
             connection.call("StartContainer", container_id="nobody")
 

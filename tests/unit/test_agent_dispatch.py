@@ -69,6 +69,7 @@ class FakeAgent:
         self.noted: list[tuple[str, str, str]] = []
         self.events = EventHub()
         self.durations = Durations()
+        self.gate = None
 
     def check_confidential(self) -> None:
         """This guest is none."""

@@ -31,7 +31,7 @@ def test_document_of_a_disk_is_read_measured_and_installed(tmp_path):
     found = initdata.read(str(disk))
     assert found.algorithm == "sha384"
     assert found.digest == hashlib.sha384(TEXT).hexdigest()
-    initdata.install(found, str(tmp_path / "run"))
+    initdata.install(found, str(tmp_path / "run"), can_enforce=False)
     files = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
     assert files == {"initdata.toml": TEXT, "aa.toml": b"[token]\n", "cdh.toml": b"socket = 'x'\n"}
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_a_disk_is_named(tmp_path, content, text):
 def test_policy_that_nobody_enforces_is_refused(tmp_path):
     found = initdata.parse(b"version = '0.1.0'\nalgorithm = 'sha256'\n[data]\n'policy.rego' = 'package x'")
     with pytest.raises(InitdataError, match="this agent cannot enforce a policy"):
-        initdata.install(found, str(tmp_path / "run"))
+        initdata.install(found, str(tmp_path / "run"), can_enforce=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -89,6 +89,15 @@ class Config(Settings):
         "methods or messages that may be called, our own service's included; without it, all",
         key="endpoints.allowed", toml=STRINGS,
     )  # fmt: skip
+    policy_file = Setting(
+        value.parse_some_text, "",
+        "the policy in force from the start, in place of /etc/kata-opa/default-policy.rego, which may be absent",
+        key="policy_file", env="KATA_AGENT_POLICY_FILE",
+    )  # fmt: skip
+    policy_audit = Setting(
+        value.parse_switch, OFF, "ask the policy and log what it refuses, but refuse nothing",
+        word="agent.policy_audit", key="policy_audit", toml=BOOLEAN,
+    )  # fmt: skip
 
     # Kata's, which this agent has no use for (yet).
     dev_mode = Setting(

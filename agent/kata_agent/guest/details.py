@@ -9,7 +9,7 @@ import os
 
 from kata_agent.errors import AgentError
 from kata_agent.mounts.storage.driver import DRIVERS
-from kata_agent.version import AGENT_VERSION, EXTRA_FEATURES
+from kata_agent.version import AGENT_VERSION, SECCOMP, extra_features
 from kata_linux.record import Record
 
 MEMORY = "/sys/devices/system/memory"
@@ -28,11 +28,12 @@ class Details(Record):
 
 def read_details(*, memory: bool, probe: bool, memory_directory: str = MEMORY) -> Details:
     """Read what was asked for; what was not is 0 and False."""
+    features = extra_features()
     return Details(
         version=AGENT_VERSION,
         storage_handlers=tuple(sorted(DRIVERS)),
-        supports_seccomp="seccomp" in EXTRA_FEATURES,
-        extra_features=tuple(sorted(EXTRA_FEATURES)),
+        supports_seccomp=SECCOMP in features,
+        extra_features=features,
         memory_block_bytes=_read_block_size(f"{memory_directory}/block_size_bytes") if memory else 0,
         has_memory_probe=probe and os.path.exists(f"{memory_directory}/probe"),
     )

@@ -15,6 +15,7 @@ from kata_agent.hub.client import Hub
 from kata_agent.hub.component import Components
 from kata_agent.hub.initdata import Initdata, InitdataError
 from kata_agent.hub.plan import plan_components
+from kata_policy.extension import find_extension
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,7 +48,7 @@ class Confidential:
         """Read and install what the disk has; a failure is kept for `check`."""
         try:
             self.initdata = initdata.read(disk)
-            initdata.install(self.initdata)
+            initdata.install(self.initdata, can_enforce=find_extension() is not None)
         except (InitdataError, OSError) as error:
             self.problem = error if isinstance(error, InitdataError) else InitdataError(f"initdata: {error}")
             self._log.write("critical", "confidential", "initdata cannot be used", error=str(self.problem))
@@ -72,6 +73,11 @@ class Confidential:
         self._components.begin(group)
         if any(component.socket == probe.HUB_SOCKET for component in plan):
             self.hub = self._make_hub(self._components)
+
+    @property
+    def policy(self) -> str | None:
+        """The owner's policy."""
+        return self.initdata.data.get(initdata.POLICY) if self.initdata is not None else None
 
     def stop_starting(self) -> None:
         """The agent ends."""

@@ -90,13 +90,15 @@ def parse(text: bytes) -> Initdata:
     return Initdata(text, algorithm, hashlib.new(algorithm, text).hexdigest(), data)
 
 
-def install(initdata: Initdata, folder: str = FOLDER) -> None:
+def install(initdata: Initdata, folder: str = FOLDER, *, can_enforce: bool) -> None:
     """Write the document and the components' configurations where those look for them, for root alone.
 
-    Raises `InitdataError` for a policy: this agent cannot enforce one, and its owner must not think that it does.
+    Raises `InitdataError` for a policy that this agent cannot enforce: its owner must not think that it does.
     """
-    if POLICY in initdata.data:
-        raise InitdataError(f"initdata: {POLICY}: this agent cannot enforce a policy")
+    if POLICY in initdata.data and not can_enforce:
+        raise InitdataError(
+            f"initdata: {POLICY}: this agent cannot enforce a policy, its image has no engine"
+        )
     os.makedirs(folder, mode=0o700, exist_ok=True)
     _write(f"{folder}/initdata.toml", initdata.text)
     for name in FILES:

@@ -32,6 +32,7 @@ KIND_HINTS: tuple[tuple[type[errors.AgentError], str], ...] = (
     (errors.WrongState, "`kata-agent-ctl why CONTAINER` tells its state and how it came to it"),
     (errors.AlreadyExists, "remove what is there first, or take another id"),
     (errors.TimedOut, "it may go on in the guest: ask again before repeating it"),
+    (errors.Denied, "`kata-agent-ctl policy log` shows what the policy said to which request"),
     (errors.Exhausted, "a limit was reached: remove what is not needed any more"),
     (errors.NotSupported, "this agent does not do it; docs/agent.md lists what it does"),
 )

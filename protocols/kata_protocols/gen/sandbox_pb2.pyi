@@ -635,3 +635,65 @@ class NameStreamResponse(_message.Message):
     PORT_FIELD_NUMBER: _ClassVar[int]
     port: int
     def __init__(self, port: _Optional[int] = ...) -> None: ...
+
+class PolicyLogRequest(_message.Message):
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    def __init__(self, after: _Optional[int] = ...) -> None: ...
+
+class PolicyLogResponse(_message.Message):
+    __slots__ = ("source", "sha256", "audit", "allow_failures", "allowed", "refused", "decisions")
+    class AllowedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    sha256: str
+    audit: bool
+    allow_failures: bool
+    allowed: _containers.ScalarMap[str, int]
+    refused: _containers.ScalarMap[str, int]
+    decisions: _containers.RepeatedCompositeFieldContainer[PolicyDecision]
+    def __init__(self, source: _Optional[str] = ..., sha256: _Optional[str] = ..., audit: _Optional[bool] = ..., allow_failures: _Optional[bool] = ..., allowed: _Optional[_Mapping[str, int]] = ..., refused: _Optional[_Mapping[str, int]] = ..., decisions: _Optional[_Iterable[_Union[PolicyDecision, _Mapping]]] = ...) -> None: ...
+
+class PolicyDecision(_message.Message):
+    __slots__ = ("sequence", "time_ns", "method", "rule", "container_id", "outcome", "enforced", "why", "prints", "duration_us")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    PRINTS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_US_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    time_ns: int
+    method: str
+    rule: str
+    container_id: str
+    outcome: str
+    enforced: bool
+    why: str
+    prints: str
+    duration_us: int
+    def __init__(self, sequence: _Optional[int] = ..., time_ns: _Optional[int] = ..., method: _Optional[str] = ..., rule: _Optional[str] = ..., container_id: _Optional[str] = ..., outcome: _Optional[str] = ..., enforced: _Optional[bool] = ..., why: _Optional[str] = ..., prints: _Optional[str] = ..., duration_us: _Optional[int] = ...) -> None: ...
