@@ -79,14 +79,15 @@ class Log:
         """Write one record, or count it as dropped when the reader is behind or gone."""
         if ORDER.index(level) < self._threshold:
             return
-        if self._dropped:
-            fields["dropped-records"] = self._dropped
-        line = render(level, subsystem, message, fields, time.time_ns(), os.getpid())
-        self._dropped = 0 if self._put(line) else self._dropped + 1
-        if self._early is not None and len(self._early) < _EARLY_LIMIT:
-            self._early.append(line)
+        stamp = (time.time_ns(), os.getpid())
+        line = render(level, subsystem, message, fields, *stamp)
         for sink in self._sinks:
             sink(line)
+        if self._early is not None and len(self._early) < _EARLY_LIMIT:
+            self._early.append(line)
+        if self._dropped:  # by this descriptor's reader; sinks count their own
+            line = render(level, subsystem, message, {**fields, "dropped-records": self._dropped}, *stamp)
+        self._dropped = 0 if self._put(line) else self._dropped + 1
 
     def _put(self, line: bytes) -> bool:
         try:

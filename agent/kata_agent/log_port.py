@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 NAME = "listen.log"
 READERS = 4
-BUFFER_BYTES = 256 << 10
-HISTORY_BYTES = 64 << 10
+BUFFER_BYTES = 512 << 10
+HISTORY_BYTES = 256 << 10
+"""A boot's messages of the kernel are some 100 KiB."""
 _CID_HOST = 2
 
 

@@ -133,6 +133,8 @@ def test_level_changes_while_it_runs_and_nonsense_is_refused(tmp_path: Path) -> 
                 await agent.call("StartContainer", container_id="nobody")
             assert '"method":"StartContainer"' not in agent.log.read_text()
             assert "log level changed" in agent.log.read_text()
+            assert await tool(agent, "log-level", "debug") == "debug (was error)\n"
+            assert agent.log.read_text().count("log level changed") == 2
             assert "invalid choice" in await tool(agent, "log-level", "loud", status=2)
 
     run_async(body())

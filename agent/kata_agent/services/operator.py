@@ -18,7 +18,9 @@ def log_level(agent: Agent, request: pb.LogLevelRequest) -> pb.LogLevelResponse:
     if request.level and request.level not in ORDER:
         raise InvalidRequest(f"log level {request.level[:40]!r}: not one of {', '.join(ORDER)}")
     if request.level and request.level != before:
-        agent.log.write(request.level, "root", "log level changed", before=before, now=request.level)
+        # At the severer of the two levels: whoever reads at either must see it.
+        severity = max(before, request.level, key=ORDER.index)
+        agent.log.write(severity, "root", "log level changed", before=before, now=request.level)
         agent.log.set_level(request.level)
     port = agent.operators.log_port if agent.operators is not None else None
     return pb.LogLevelResponse(

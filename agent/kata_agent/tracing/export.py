@@ -58,6 +58,8 @@ class Exporter:
     async def _send(self) -> None:
         try:
             async with asyncio.timeout(SEND_DEADLINE_S):
+                if self._connection is not None and has_hung_up(self._connection):
+                    self.close()
                 while self._queue:
                     if self._connection is None:
                         self._connection = await connect_once(self._address)
@@ -84,3 +86,13 @@ class Exporter:
             self._log.write(
                 "error", "tracing", "spans do not reach the host", to=str(self._address), error=why
             )
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether the peer has: what is sent to it then would be lost without a word."""
+    try:
+        return not connection.recv(1)  # a forwarder says nothing
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -18,7 +18,8 @@ from kata_protocols.console import encode_size, escape
 _STDIN, _STDOUT = 0, 1
 _PIECE_BYTES = 65536
 _LEAVE = b"\x1d"  # Ctrl-]
-_END_OF_INPUT = b"\x04"
+# Not Ctrl-D: a shell that edits its lines takes its terminal out of line mode, and one that was typed ahead is lost.
+_END_OF_INPUT = b"\nexit\n"
 _DEFAULT_SIZE = (24, 80)
 SETTINGS = f"agent.debug_console agent.debug_console_vport={CONSOLE_PORT}"
 
