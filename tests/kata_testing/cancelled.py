@@ -1,23 +1,29 @@
-"""Program: every verb of `Containers` is cancelled at each of its awaits, a removal is late; nothing is left.
+"""Program: create, exec and remove are cancelled at each of their awaits, a removal is late; nothing is left.
 
-Run as root, as a process of its own (it makes itself a private mount namespace). Prints one line for each await that
-was tried and ends with status 1 at the first trace that is left.
+Each verb in several ways: with pipes, a terminal, connections of its own, hooks, a keeper of descriptors; cancelled
+once, or again at each await that follows. Run as root, as a process of its own (it makes itself a private mount
+namespace). Prints one line for each await that was tried and ends with status 1 at the first trace that is left.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import select
+import socket
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, ClassVar, NamedTuple
 
 from kata_agent import standalone
 from kata_agent.containers.registry import ContainerRequest, Containers, Settings
 from kata_agent.errors import TimedOut, UnknownContainer
+from kata_agent.log import Log
 from kata_agent.processes.exits import ExitBook, attach_reaper
+from kata_agent.processes.passed import PassedConnections
 from kata_init.exits import reap
 from kata_testing.native import busybox_root
 from kata_testing.requires import crun_path
@@ -47,27 +53,82 @@ class CountedStorages:
         self.may_release.set()
 
     async def mount(self, container_id: str, storages: Any) -> tuple[str, ...]:
-        """Mount one; an await of its own follows."""
+        """Mount one, after a while."""
+        await asyncio.sleep(0)
         self.mounted += 1
         return ("one",)
 
     async def release(self, container_id: str, names: tuple[str, ...]) -> None:
-        """Release it, when it may be."""
+        """Release it, when it may be, after a while."""
         await self.may_release.wait()
+        await asyncio.sleep(0)
         self.mounted -= len(names)
 
     def adopt(self, container_id: str, names: tuple[str, ...]) -> None:
         """Not used here."""
 
 
+class Keeper:
+    """PID 1's descriptor store: copies, by name."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[int]] = {}
+
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Keep copies in the place of those before."""
+        self.discard(name)
+        self.held[name] = [os.dup(fd) for fd in fds]
+
+    def discard(self, name: str) -> None:
+        """Close them; unknown names are fine."""
+        for fd in self.held.pop(name, ()):
+            os.close(fd)
+
+
+class World(NamedTuple):
+    """What a try needs."""
+
+    containers: Containers
+    storages: CountedStorages
+    keeper: Keeper
+    passed: PassedConnections
+    listener: str
+
+
+class Way(NamedTuple):
+    """How a verb is called."""
+
+    name: str
+    terminal: bool = False
+    hooks: bool = False
+    own_streams: bool = False
+    again: bool = False
+    """Cancelled once more at each await that follows."""
+
+
+PLAIN = Way("pipes")
+WAYS = {
+    "create": (
+        PLAIN, PLAIN._replace(name="again", again=True), Way("terminal", terminal=True),
+        Way("hooks", hooks=True), Way("own", own_streams=True), Way("own-terminal", own_streams=True, terminal=True),
+    ),
+    "exec": (
+        PLAIN, PLAIN._replace(name="again", again=True), Way("terminal", terminal=True),
+        Way("own", own_streams=True), Way("own-terminal", own_streams=True, terminal=True),
+    ),
+    "remove": (PLAIN, PLAIN._replace(name="again", again=True), Way("hooks", hooks=True)),
+}  # fmt: skip
+_ports = itertools.count(1)
+
+
 @types.coroutine
-def cancel_at(work: Coroutine[Any, Any, Any], number: int) -> Generator[Any, Any, bool]:
+def cancel_at(work: Coroutine[Any, Any, Any], number: int, *, again: bool) -> Generator[Any, Any, bool]:
     """Drive the work and cancel it at its await of this number; whether it came so far."""
     count = 0
     try:
         while True:
             waited = work.send(None)
-            if count == number:
+            if count == number or (again and count > number):
                 waited = work.throw(asyncio.CancelledError())
             count += 1
             yield waited
@@ -77,39 +138,76 @@ def cancel_at(work: Coroutine[Any, Any, Any], number: int) -> Generator[Any, Any
         return True
 
 
-def request() -> ContainerRequest:
-    """A small container with a storage."""
+def plan_process(way: Way) -> dict[str, Any]:
+    """A process that does not end by itself."""
+    return {"args": ["sleep", "1000"], "env": ["PATH=/bin"], "terminal": way.terminal}
+
+
+def request(way: Way, ports: tuple[int, ...] = ()) -> ContainerRequest:
+    """A small container with a storage, below a group that is made for it."""
+    kinds = ("prestart", "createContainer", "poststart", "poststop") if way.hooks else ()
     spec = {
-        "process": {"args": ["sleep", "1000"], "env": ["PATH=/bin"]},
+        "process": plan_process(way),
         "root": {"path": str(busybox_root())},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance"]},
+        ],
+        "hooks": {kind: [{"path": "/bin/sleep", "args": ["sleep", "0.01"]}] for kind in kinds},
+        "linux": {
+            "cgroupsPath": f"/{ID}/{ID}",
+            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
+        },
     }
-    return ContainerRequest(ID, spec, storages=("one",))
+    return ContainerRequest(ID, spec, storages=("one",), stream_ports=ports)
 
 
-def traces(storages: CountedStorages) -> list[str]:
+@asynccontextmanager
+async def dialled(world: World, way: Way) -> AsyncIterator[tuple[int, ...]]:
+    """The ports of a process's connections, if it shall have any; those that nobody took are gone after it."""
+    if not way.own_streams:
+        yield ()
+        return
+    ports = tuple(next(_ports) for _ in range(2 if way.terminal else 3))
+    with ExitStack() as stack:
+        for port in ports:
+            peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+            peer.bind(f"\0cancelled-{os.getpid()}:{port}")
+            peer.connect(world.listener)
+        try:
+            yield ports if len(ports) == 3 else (*ports, 0)
+        finally:
+            for port in ports:
+                if port in world.passed._waiting:
+                    world.passed._drop(port)
+
+
+def traces(world: World) -> list[str]:
     """What can be seen of a container."""
     with open("/proc/self/mounts", encoding="utf-8") as file:
         found = [line for line in file if ID in line]
     folders = ("/sys/fs/cgroup", BASE, "/run/kata-agent/containers", "/run/kata-agent/crun")
     found += [f"{folder}/{ID}" for folder in folders if os.path.exists(f"{folder}/{ID}")]
-    return found + sorted(open_fds() - INHERITED) + ["a storage"] * storages.mounted
+    found += [name for name in os.listdir("/run/kata-agent") if name.startswith("console")]
+    found += sorted(open_fds() - INHERITED) + ["a storage"] * world.storages.mounted
+    return found + [f"kept: {name}" for name in world.keeper.held]
 
 
 def open_fds() -> set[str]:
-    """Descriptors that streams, consoles and logs would be."""
+    """Descriptors that streams, consoles, logs and connections would be."""
     names = os.listdir("/proc/self/fd")
     links = {
         os.readlink(f"/proc/self/fd/{name}") for name in names if os.path.lexists(f"/proc/self/fd/{name}")
     }
-    return {link for link in links if link.startswith(("pipe:", "/dev/p", "/dev/null"))}
+    kinds = ("pipe:", "socket:", "/dev/p", "/dev/null", "/memfd:", "anon_inode:[eventpoll]")
+    return {link for link in links if link.startswith(kinds)}
 
 
 def list_processes() -> list[int]:
     """Pids of the container's cgroup."""
     try:
-        with open(f"/sys/fs/cgroup/{ID}/cgroup.procs", encoding="ascii") as file:
+        with open(f"/sys/fs/cgroup/{ID}/{ID}/cgroup.procs", encoding="ascii") as file:
             return [int(line) for line in file]
     except FileNotFoundError:
         return []
@@ -129,36 +227,53 @@ def check_processes(what: str, number: int) -> None:
         os.close(fd)
 
 
-async def try_all(
-    what: str,
-    containers: Containers,
-    storages: CountedStorages,
-    make: Callable[[], Coroutine[Any, Any, None]],
-) -> None:
+def check_children(what: str, number: int) -> None:
+    """Nothing that was started for the verb itself runs: no crun, no hook."""
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        children = file.read().split()
+    if children:
+        raise SystemExit(f"{what} cancelled at await {number} left its children {children}")
+
+
+def make_work(verb: str, world: World, way: Way, ports: tuple[int, ...]) -> Coroutine[Any, Any, None]:
+    """The call that is cancelled."""
+    match verb:
+        case "create":
+            return world.containers.create(request(way, ports))
+        case "exec":
+            return world.containers.exec(ID, "e", plan_process(way), ports)
+    return world.containers.remove(ID)
+
+
+async def try_all(verb: str, way: Way, world: World) -> None:
     """Cancel the verb at one await after the other until it has none left."""
+    containers, what = world.containers, f"{verb} ({way.name})"
     number, came_so_far = 0, True
     while came_so_far:
-        if what != "create":
-            await containers.create(request())
+        if verb != "create":
+            await containers.create(request(way if verb == "remove" else PLAIN))
             await containers.start(ID)
-        came_so_far = await cancel_at(make(), number)
-        if what == "exec" and came_so_far:
+        async with dialled(world, way) as ports:
+            came_so_far = await cancel_at(make_work(verb, world, way, ports), number, again=way.again)
+        if verb == "exec" and came_so_far:
             check_processes(what, number)
-        if ID in containers.ids() and (what == "exec" or not came_so_far):
+        if ID in containers.ids() and (verb == "exec" or not came_so_far):
             await containers.remove(ID)
-        elif ID in containers.ids() and what == "remove":
+        elif ID in containers.ids() and verb == "remove":
             raise SystemExit(f"{what} cancelled at await {number} did not go on to its end")
-        left = traces(storages)
+        check_children(what, number)
+        left = traces(world)
         if left or containers.ids():
             raise SystemExit(f"{what} cancelled at await {number} left {left} {containers.ids()}")
-        sys.stdout.write(f"{what} {number}\n")
+        sys.stdout.write(f"{verb} {way.name} {number}\n")
         number += 1
 
 
-async def try_late_removal(containers: Containers, storages: CountedStorages) -> None:
+async def try_late_removal(world: World) -> None:
     """A removal that is not done in time says so and goes on to its end."""
-    await containers.create(request())
-    storages.may_release.clear()
+    containers = world.containers
+    await containers.create(request(PLAIN))
+    world.storages.may_release.clear()
     try:
         await containers.remove(ID, timeout_s=0.01)
     except TimedOut as error:
@@ -166,34 +281,48 @@ async def try_late_removal(containers: Containers, storages: CountedStorages) ->
     async with asyncio.TaskGroup() as group:
         second = group.create_task(outcome(containers.remove(ID)))
         await asyncio.sleep(0)
-        storages.may_release.set()
-    if not isinstance(second.result(), UnknownContainer) or traces(storages):
-        raise SystemExit(f"a late removal ended with {second.result()!r} and left {traces(storages)}")
+        world.storages.may_release.set()
+    if not isinstance(second.result(), UnknownContainer) or traces(world):
+        raise SystemExit(f"a late removal ended with {second.result()!r} and left {traces(world)}")
+
+
+async def try_with(world: World) -> None:
+    """Every verb in every way."""
+    global INHERITED
+    INHERITED |= open_fds()
+    for verb, ways in WAYS.items():
+        for way in ways:
+            await try_all(verb, way, world)
+    await try_late_removal(world)
 
 
 async def main() -> None:
-    """All verbs."""
+    """All of it as an agent that nobody outlives, then as a supervised one, whose state PID 1 keeps."""
     crun = crun_path()
     assert crun is not None
-    storages = CountedStorages()
     book = ExitBook()
     attach_reaper(book, reap)
-    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
-        containers = Containers(
-            Settings(crun_path=crun, base_dir=BASE),
-            group=group,
-            exits=book,
-            sandbox=NoSandbox(),
-            storages=storages,
-        )
-        process = {"args": ["sleep", "1000"], "env": ["PATH=/bin"]}
-        await try_all("create", containers, storages, lambda: containers.create(request()))
-        await try_all("exec", containers, storages, lambda: containers.exec(ID, "e", dict(process)))
-        await try_all("remove", containers, storages, lambda: containers.remove(ID))
-        await try_late_removal(containers, storages)
+    for supervised in (False, True):
+        storages, keeper = CountedStorages(), Keeper()
+        listener = socket.socket(socket.AF_UNIX)
+        name = f"\0cancelled-{os.getpid()}-{supervised}"
+        listener.bind(name)
+        listener.listen()
+        passed = PassedConnections(listener, keeper, Log(os.open(os.devnull, os.O_WRONLY)), {})
+        async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+            containers = Containers(
+                Settings(crun_path=crun, base_dir=BASE, exact_reads=supervised),
+                group=group,
+                exits=book,
+                sandbox=NoSandbox(),
+                storages=storages,
+                keeper=keeper,
+                passed=passed,
+            )
+            await try_with(World(containers, storages, keeper, passed, name))
+        passed.close()
 
 
 if __name__ == "__main__":
-    INHERITED |= open_fds()
     standalone.enter_private_world()
     asyncio.run(main())
