@@ -280,6 +280,7 @@ class Agent:
             passed=self._passed,
             stored=self._stored,
             report=self._report,
+            note=self._note,
             oom=self.oom,
             find_guard=self._find_guard,
             release_devices=self.release_devices,
@@ -573,6 +574,9 @@ class Agent:
 
     def _has(self, part: str) -> bool:
         return part in self.__dict__
+
+    def _note(self, container_id: str, text: str) -> None:
+        self.log.info("container", text, **{"container-id": container_id})
 
     def _report(self, what: str, error: BaseException) -> None:
         from kata_agent import errors

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kata_agent.errors import InvalidRequest
-from kata_linux import openat2
+from kata_linux import mountinfo, openat2
+from kata_linux._libc import fail
 
 _INSIDE = openat2.RESOLVE_BENEATH | openat2.RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -70,7 +71,8 @@ def make_directories(
 def remove(parent_fd: int, name: str) -> None:
     """Remove a file, a link, or a folder with everything in it. Nothing there is fine.
 
-    Mounts are not entered: one below the folder gives EXDEV, and what was removed before stays removed.
+    A folder with a mount in or below it gives EBUSY before anything is removed. (Mounts are not entered: one that
+    is made meanwhile gives EXDEV, and what was removed before stays removed.)
     """
     try:
         os.unlink(name, dir_fd=parent_fd)
@@ -79,8 +81,16 @@ def remove(parent_fd: int, name: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EPERM) or not _is_directory(parent_fd, name):
             raise
+        _refuse_mounts(f"{os.readlink(f'/proc/self/fd/{parent_fd}')}/{name}")
         _empty(parent_fd, name, keep_mounts=False)
         os.rmdir(name, dir_fd=parent_fd)
+
+
+def _refuse_mounts(path: str) -> None:
+    """EBUSY when something is mounted at this path or below it."""
+    for entry in mountinfo.read_mounts():
+        if entry.mount_point == path or entry.mount_point.startswith(f"{path}/"):
+            fail(errno.EBUSY, f"remove a folder with {entry.mount_point} mounted in it", path)
 
 
 def clear(parent_fd: int, name: str) -> None:

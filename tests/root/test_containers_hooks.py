@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kata_protocols.gen import oci_pb2
+from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, native_agent, oci_spec
 from kata_testing.wire import run_async
 
@@ -174,6 +175,73 @@ def test_guest_hooks_come_after_the_containers_own(tmp_path):
             container = await make(agent, Prestart=[hook(f"echo own >> {tmp_path}/order")])
             assert await live(agent, container) == 0
             assert (tmp_path / "order").read_text() == f"own\nguest {folder}/h prestart\n"
+
+    run_async(body())
+
+
+def test_a_removal_waits_for_a_hook_after_the_stop_no_longer_than_its_caller_and_the_hook_may(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await make(agent, "sleep", "1000", Poststop=[hook("sleep 1000", Timeout=4)])
+            await agent.call("StartContainer", container_id=container)
+            began = time.monotonic()
+            with pytest.raises(StatusError, match=r"ETIME: remove .*: not done after 1 s; it goes on"):
+                await agent.call("RemoveContainer", container_id=container, timeout=1)
+            assert 1 <= time.monotonic() - began < 4
+            # It does: whoever asks again waits for the same end, which the hook's own limit brings.
+            with pytest.raises(StatusError, match="there is no such container"):
+                await agent.call("RemoveContainer", container_id=container)
+            assert 4 <= time.monotonic() - began < 15
+            agent.made.remove(container)
+            assert "poststop /bin/sh: killed after its time limit of 4 s" in agent.log.read_text()
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("kind", ["CreateContainer", "StartContainer"])
+def test_a_hook_inside_the_container_that_does_not_end_is_killed_at_its_limit(tmp_path, kind):
+    """createContainer runs behind our guard, startContainer under crun itself, whose limit ends the container."""
+
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            began = time.monotonic()
+            container = await make(agent, **{kind: [hook("exec sleep 1000", Timeout=1)]})
+            status = await live(agent, container)
+            assert 1 <= time.monotonic() - began < 15
+            assert (status == 0) == (kind == "CreateContainer")
+
+    run_async(body())
+
+
+@pytest.mark.requires("userns")
+@pytest.mark.parametrize("kind", ["Prestart", "CreateContainer", "Poststart", "Poststop"])
+def test_hooks_of_a_container_in_a_user_namespace_run_and_fail_and_are_told(tmp_path, kind):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            spec = oci_spec("true")
+            spec.Linux.Namespaces.add(Type="user")
+            spec.Linux.UIDMappings.add(HostID=100_000, ContainerID=0, Size=65536)
+            spec.Linux.GIDMappings.add(HostID=100_000, ContainerID=0, Size=65536)
+            getattr(spec.Hooks, kind).append(hook("id -u; exit 3"))
+            container = fresh_id("userns")
+            await agent.call("CreateContainer", container_id=container, OCI=spec)
+            agent.made.append(container)
+            assert await live(agent, container) == 0
+            assert f"{kind[0].lower()}{kind[1:]} /bin/sh: ended with status 3: 0" in agent.log.read_text()
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("kind", ["Prestart", "CreateContainer", "Poststart", "Poststop"])
+def test_a_hook_that_succeeded_has_a_line_in_the_log_without_what_it_wrote(tmp_path, kind):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            container = await make(agent, **{kind: [hook("echo a secret; seq 100000 >&2")]})
+            assert await live(agent, container) == 0
+            (line,) = [line for line in agent.log.read_text().splitlines() if "/bin/sh" in line]
+            told = json.loads(line)
+            assert told["msg"] == f"{kind[0].lower()}{kind[1:]} /bin/sh: ended with status 0"
+            assert (told["level"], told["container-id"]) == ("INFO", container)
 
     run_async(body())
 

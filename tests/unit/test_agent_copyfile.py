@@ -194,6 +194,25 @@ def test_file_that_cannot_take_its_place_leaves_nothing_behind(root: Path) -> No
         mount.umount(str(held))
 
 
+@pytest.mark.requires("root")
+@pytest.mark.parametrize("mode", [REGULAR, stat.S_IFLNK | 0o777], ids=["file", "link"])
+def test_a_folder_with_a_mount_in_it_is_refused_before_anything_of_it_is_removed(
+    root: Path, mode: int
+) -> None:
+    """A live container's folder is one: its root is mounted there."""
+    inside = root / "bundle" / "rootfs"
+    inside.mkdir(parents=True)
+    (root / "bundle" / "config.json").write_text("precious")
+    mount.mount("tmpfs", str(inside), "tmpfs")
+    try:
+        with pytest.raises(OSError, match=f"{inside} mounted in it"):
+            copy(root, piece(root, "bundle", b"x", size=1, mode=mode))
+        assert (root / "bundle" / "config.json").read_text() == "precious"
+        assert os.listdir(root) == ["bundle"]
+    finally:
+        mount.umount(str(inside))
+
+
 def test_temporary_name_fits_any_file_name(root: Path) -> None:
     longest = "é" * 127
     copy(root, piece(root, longest, b"x", size=1))

@@ -1,4 +1,5 @@
-"""OCI hooks: who runs which, with what limits, and what is told of how they ended.
+"""OCI hooks: who runs which, with what limits, and what is told of how they ended: a failure with what the hook wrote,
+a success without.
 
 Owns the words that start `hook_guard.py`, the report file, and running the kinds that are the agent's (poststart,
 poststop); crun runs the guard for prestart and createContainer, and startContainer hooks as they are. No hook's
@@ -74,11 +75,17 @@ def sum_limits(hooks: dict[str, list[Hook]]) -> float:
 
 
 class HookRunner:
-    """Runs the agent's kinds, one hook after the other, and tells of failures."""
+    """Runs the agent's kinds, one hook after the other, and tells how they and the guarded ones ended."""
 
     def __init__(
-        self, settings: Settings, exits: ExitBook, report: Callable[[str, BaseException], None]
+        self,
+        settings: Settings,
+        exits: ExitBook,
+        report: Callable[[str, BaseException], None],
+        note: Callable[[str, str], None],
     ) -> None:
+        """`report` hears of failures, `note` a container's id and what succeeded."""
+        self._note = note
         self._settings = settings
         self._exits = exits
         self._report = report
@@ -108,7 +115,7 @@ class HookRunner:
         self.tell(container)
 
     def tell(self, container: Container) -> None:
-        """Report the failures that guards have noted since the last time."""
+        """Tell what guards have written since the last time."""
         if not container.hooks:
             return
         path = self._settings.hook_report(container.id)
@@ -119,7 +126,9 @@ class HookRunner:
         finally:
             os.close(fd)
         for line in lines:
-            if not line.endswith(SUCCESS) and f"{SUCCESS}: " not in line:
+            if line.endswith(SUCCESS) or f"{SUCCESS}: " in line:
+                self._note(container.id, line[: line.index(SUCCESS)] + SUCCESS)
+            else:
                 self._report(f"hook of container {container.id}", AgentError(line))
 
     def _has_report(self, container: Container) -> bool:

@@ -72,13 +72,15 @@ class Containers:
         passed: PassedConnections | None = None,
         stored: dict[str, tuple[int, ...]] | None = None,
         report: Callable[[str, BaseException], None] | None = None,
+        note: Callable[[str, str], None] | None = None,
         oom: OomWatch | None = None,
         find_guard: Callable[[], Guard | None] = lambda: None,
         release_devices: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None,
         make_sharer: Callable[[], Sharer] | None = None,
     ) -> None:
         """`group` outlives every call and owns cleanup; `stored` are descriptors PID 1 handed back at start
-        (names `container/...` are taken out of it); `report` hears of background failures; `release_devices`
+        (names `container/...` are taken out of it); `report` hears of background failures,
+        `note` of what else is worth a line: a container's id, and a text; `release_devices`
         gives back what a request said that a container has of devices, when it is removed."""
         self._settings = settings
         self._group = group
@@ -93,7 +95,7 @@ class Containers:
         self._containers: dict[str, Container] = {}
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
-        self._hooks = HookRunner(settings, exits, self._report)
+        self._hooks = HookRunner(settings, exits, self._report, note or _ignore)
         self._remover = Remover(settings, self._crun, exits, self._hooks)
         self._streams = StreamKeeper(keeper if settings.exact_reads else None)
         self._launcher = Launcher(
@@ -421,5 +423,5 @@ def _translate_environment(container: Container, process: dict[str, Any]) -> dic
     return {**process, "env": translated}
 
 
-def _ignore(_what: str, _error: BaseException) -> None:
+def _ignore(_what: str, _told: object) -> None:
     """For who has no log."""
