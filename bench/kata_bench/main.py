@@ -53,6 +53,7 @@ MEASUREMENTS = {
     "files": Measurement("files", "files", "measure_files"),
     "guest": Measurement("vm", "guest", "measure_guest"),
     "hotplug": Measurement("vm", "hotplug", "measure_hotplug"),
+    "images": Measurement("vm", "images", "measure_images"),
     "soak-kills": Measurement(SOAK, "soak", "measure_soak_kills"),
     "soak-execs": Measurement(SOAK, "soak", "measure_soak_execs"),
 }

@@ -36,6 +36,10 @@ QMP_TIMEOUT_S = 10.0
 QUIT_TIMEOUT_S = 3.0
 QEMU_LOG = "qemu.log"
 
+# With an IOMMU the kernel keeps 64 MiB to bounce transfers of devices that reach only a part of memory. There are none
+# here; 512 pieces of 2 KiB are the least it takes.
+_BOUNCE = "swiotlb=512"
+
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
 _HOTPLUG_MEMORY_MIB = 4096
@@ -58,6 +62,7 @@ def plan_command(
     root = plan_root(config.image, config.guest, root_disk, len(config.disks))
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
+        _BOUNCE,
         f"kata.doorbell={doorbell_port}",
         *root.kernel_args,
         *config.kernel_args,
