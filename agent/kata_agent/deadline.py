@@ -12,9 +12,9 @@ from contextvars import ContextVar
 # The event loop's time, or None for no limit.
 DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 
-# What the answer needs to be made and sent.
-_MARGIN = 0.05
-_MARGIN_LIMIT_S = 1.0
+# What it takes to undo what was begun, and to send the answer, before the caller hangs up.
+_MARGIN = 0.2
+_MARGIN_LIMIT_S = 5.0
 
 
 def bound(limit_s: float, setting: str) -> tuple[float, str]:

@@ -94,8 +94,8 @@ def _special_files(folder: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def boot_guest(folder: Path, *words: str) -> Iterator[Guest]:
-    """Boot with a share that holds a busybox root and these kernel words; stop the machine at the end."""
+def boot_guest(folder: Path, *words: str, disks: Sequence[Path] = ()) -> Iterator[Guest]:
+    """Boot with a share that holds a busybox root, these kernel words and more disks; stop the machine at the end."""
     share = folder / "share"
     shutil.copytree(BUILD / "rootfs" / "busybox", share / "busybox", symlinks=True, ignore=_special_files)
     for name in ("guest-proc", "share"):
@@ -108,7 +108,8 @@ def boot_guest(folder: Path, *words: str) -> Iterator[Guest]:
     image = os.environ.get("KATA_TEST_IMAGE", "initrd")
     # An emulated guest on a loaded machine finds devices slowly.
     arguments = [part for word in ("agent.hotplug_timeout=8", *words) for part in ("--kernel-arg", word)]
-    done = run_tool(*start, "--image", image, "--disk", str(disk), *arguments, vm_dir=vm_dir)
+    arguments += [part for path in (disk, *disks) for part in ("--disk", str(path))]
+    done = run_tool(*start, "--image", image, *arguments, vm_dir=vm_dir)
     if done.returncode != 0:
         raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")
     described = json.loads(done.stdout)
@@ -134,12 +135,12 @@ def plan(
 
 
 def plan_python(
-    script: str, *args: str, binds: Sequence[BindMount] = (), masked: bool = True
+    script: str, *args: str, binds: Sequence[BindMount] = (), masked: bool = True, writable: bool = False
 ) -> dict[str, object]:
     """A specification for a Python program: the guest's own interpreter, and our packages, in the guest's own root."""
     start = f"import sys; sys.path.insert(0, '{GUEST_LIBRARY}')\n{script}"
     command = ("/usr/bin/python3.13", "-I", "-S", "-c", start, *args)
-    return plan_spec(ProcessPlan(command), "/", binds=binds, masked=masked)
+    return plan_spec(ProcessPlan(command), "/", binds=binds, masked=masked, writable=writable)
 
 
 async def read_all(process: Process, *, stderr: bool = False) -> bytes:
