@@ -144,7 +144,7 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
                 await stop.wait()
                 agent.stop_tasks()
                 if agent.drain_s:
-                    await _leave(server, agent.drain_s, log)
+                    await _leave(server, agent, log)
         sys.stderr.write(COMPLETE)
         if agent.destroyed:
             supervisor.shutdown()
@@ -152,13 +152,17 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
         supervisor.close()
 
 
-async def _leave(server: Server, drain_s: float, log: Log) -> None:
-    """End for the next agent: calls in flight are answered, waits are not, and what is left then is as if killed."""
-    done = await server.drain(drain_s, silently=True)
+async def _leave(server: Server, agent: Agent, log: Log) -> None:
+    """End for the next agent: calls in flight are answered, waits are not, and what is left then is as if killed.
+
+    Returns when one of these calls was the sandbox's end: then no agent is to follow.
+    """
+    done = await server.drain(agent.drain_s, silently=True)
+    if agent.destroyed:
+        return
     log.info("upgrade", "ends for the next agent", answered=done)
-    os._exit(
-        0
-    )  # an orderly end would take back what is half-made and may wait for it; the next agent does that
+    # an orderly end would take back what is half-made, and may wait for it: the next agent does that
+    os._exit(0)
 
 
 def make_log(reading: Reading) -> Log:

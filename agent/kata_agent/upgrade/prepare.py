@@ -11,6 +11,7 @@ PATHS is the search path for what the code does not bring along, separated by co
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 TYPE_CHECKING = False
@@ -31,6 +32,8 @@ def main(words: list[str]) -> int:
     """Copy and ask; the exit status."""
     source, target, limit, paths, *facts = words
     os.umask(0o077)
+    # nothing that the other code writes or says is larger than all of it may be
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     try:
         copy_code(source, target, int(limit))
         check = load_check(target, paths.split(":"))
