@@ -102,9 +102,9 @@ class Engine:
 
     async def _ask(self, verb: bytes, text: str) -> str:
         payload = text.encode()
-        if len(payload) > worker.FRAME_LIMIT_BYTES:
+        if len(payload) > worker.QUESTION_LIMIT_BYTES:
             raise EngineError(
-                f"{len(payload)} bytes are too many for the engine, it takes {worker.FRAME_LIMIT_BYTES}"
+                f"{len(payload)} bytes are too many for the engine, it takes {worker.QUESTION_LIMIT_BYTES}"
             )
         limit_s, self._deadline_s = self._deadline_s, ANSWER_DEADLINE_S
         loop = asyncio.get_running_loop()

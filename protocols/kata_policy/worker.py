@@ -19,7 +19,8 @@ from typing import Any
 EVALUATION_LIMIT_MS = 4000
 ALARM_S = 8
 MEMORY_LIMIT_BYTES = 512 << 20
-FRAME_LIMIT_BYTES = 64 << 20
+QUESTION_LIMIT_BYTES = 64 << 20
+ANSWER_LIMIT_BYTES = 16 << 20
 
 HEADER = struct.Struct(">cI")
 LOAD, DATA, QUERY = b"L", b"D", b"Q"
@@ -40,7 +41,7 @@ def main() -> None:
             return
         signal.alarm(ALARM_S)
         try:
-            answer = ANSWER, answer_to(engine, verb, payload.decode())
+            answer = ANSWER, check_size(answer_to(engine, verb, payload.decode()))
         except ValueError as error:
             answer = REFUSAL, str(error)
         finally:
@@ -51,13 +52,20 @@ def main() -> None:
 def answer_to(engine: Any, verb: bytes, text: str) -> str:
     """One question. Raises `ValueError` with the engine's words."""
     if verb == LOAD:
-        package = engine.load(NAME, text)
+        package = engine.load(NAME, text).replace("\\", "\\\\").replace('"', '\\"')
         return f'{{"package":"{package}","rules":{engine.rules()}}}'
     if verb == DATA:
         engine.set_data(text)
         return "null"
     query, _, request = text.partition("\0")
     return str(engine.evaluate(query, request))
+
+
+def check_size(answer: str) -> str:
+    """The answer, which whoever asked has to hold too. Raises `ValueError`."""
+    if len(answer) > ANSWER_LIMIT_BYTES:
+        raise ValueError(f"the answer and what was printed have {len(answer)} characters, too many")
+    return answer
 
 
 def _read(length: int) -> bytes | None:

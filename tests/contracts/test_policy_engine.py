@@ -203,7 +203,10 @@ def test_an_error_of_the_text_has_line_and_column(text: str, place: str) -> None
     assert place in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["package other\nX := true", "", "not rego at all"])
+@pytest.mark.parametrize(
+    "text",
+    ["package other\nX := true", 'package agent_policy["a\\"b\\\\c"]\nX := true', "", "not rego at all"],
+)
 def test_text_that_is_no_policy_for_an_agent_is_refused(text: str) -> None:
     async def run() -> None:
         policy = Policy(text, lambda: Engine(launch))
@@ -224,10 +227,11 @@ Loops { some i in n; some j in n; some k in n; some l in n; i + j + k + l < 0 }
 n := numbers.range(0, 400)
 Hoards { count(numbers.range(1, 900000000)) > 0 }
 Wide { count(sprintf("%900000000d", [1])) > 0 }
+Talks { n[i]; n[j]; print("0123456789012345678901234567890123456789", i, j, n); i < 0 }
 """
 
 
-@pytest.mark.parametrize("rule", ["Loops", "Hoards", "Wide"])
+@pytest.mark.parametrize("rule", ["Loops", "Hoards", "Wide", "Talks"])
 def test_a_rule_without_end_is_bounded_and_the_next_question_is_answered(rule: str) -> None:
     first, second = decide(LOOP, (rule, {}), ("Ok", {"ok": True}))
     assert first.kind == ERROR, first

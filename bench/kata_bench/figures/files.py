@@ -14,7 +14,7 @@ def measure_files(_: Effort) -> list[Result]:
     """`initrd` and `initrd-python` in MB."""
     manifest = json.loads((GUEST / "manifest.json").read_text())
     layers = {layer["name"]: layer["compressed"] for layer in manifest["layers"]}
-    python = sum(layers[name] for name in ("python", "libraries", "agent"))
+    python = sum(layers.get(name, 0) for name in ("python", "libraries", "policy", "agent"))
     return [
         Result("initrd", (GUEST / "initrd.img").stat().st_size / 1e6),
         Result("initrd-python", python / 1e6),
