@@ -142,7 +142,12 @@ class Agent:
         """Interfaces, routes and neighbours."""
         from kata_agent.network.network import Network
 
-        return Network(self.worker, self.log, self.config.hotplug_timeout_s)
+        async def wait_for_device(path: str) -> None:
+            from kata_agent.devices.match import NetworkAt
+
+            await self.device_book.wait("network", NetworkAt(path))
+
+        return Network(self.worker, self.log, wait_for_device)
 
     @cached_property
     def hotplug(self) -> Hotplug:

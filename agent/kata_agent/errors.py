@@ -41,10 +41,10 @@ class NotFound(AgentError):
 
 
 class UnknownContainer(NotFound):
-    """No container has this id."""
+    """No container has this id. Hosts look for `Invalid container id` and for `not exist`: it is gone already."""
 
     def __init__(self, container_id: str) -> None:
-        super().__init__(f"Invalid container id {container_id!r}: there is no such container")
+        super().__init__(f"Invalid container id {container_id!r}: it does not exist")
         self.container_id = container_id
 
 
@@ -52,7 +52,7 @@ class UnknownProcess(NotFound):
     """The container has no process of this exec id (any more)."""
 
     def __init__(self, container_id: str, exec_id: str) -> None:
-        super().__init__(f"Invalid exec id {exec_id!r}: container {container_id!r} has no such process")
+        super().__init__(f"Invalid exec id {exec_id!r}: it does not exist in container {container_id!r}")
         self.container_id = container_id
         self.exec_id = exec_id
 

@@ -27,7 +27,6 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 
 _SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
@@ -81,22 +80,6 @@ class Netlink:
             if not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in answers):
                 return [(found, body) for found, _, body in answers]
         raise Refused(errno.EINTR, f"the dump changed {_DUMP_ATTEMPTS} times while it was read")
-
-    def join(self, group: int) -> None:
-        """Have the kernel's messages to a multicast group sent here, too."""
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-
-    def wait_message(self, timeout_s: float) -> bool:
-        """Wait for a message, and drop it; False when none came. Messages that were lost count, too."""
-        self._set_timeout(timeout_s)
-        try:
-            self._receive()
-        except TimeoutError:
-            return False
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-        return True
 
     def _set_timeout(self, timeout_s: float) -> None:
         microseconds = max(int(timeout_s * 1_000_000), 1)  # 0 would be no limit

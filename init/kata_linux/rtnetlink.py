@@ -31,24 +31,11 @@ from kata_linux.rtmessage import (
 )
 
 _NETLINK_ROUTE = 0
-_RTNLGRP_LINK = 1
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _IFLA_IFNAME, _IFLA_MTU = 3, 4
-
-
-class LinkMonitor(Netlink):
-    """Hears of links that come, change and go, from its making on."""
-
-    def __init__(self) -> None:
-        super().__init__(_NETLINK_ROUTE, 0)
-        self.join(_RTNLGRP_LINK)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until something has happened; False when nothing did in this time."""
-        return self.wait_message(timeout_s)
 
 
 class RouteNetlink(Netlink):

@@ -5,12 +5,13 @@ Owns the machine's folder and share, and reads its console. Knows nothing about 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,8 @@ def _special_files(folder: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def boot_guest(folder: Path, *words: str, disks: Sequence[Path] = ()) -> Iterator[Guest]:
-    """Boot with a share that holds a busybox root, these kernel words and more disks; stop the machine at the end."""
+def boot_guest(folder: Path, *words: str, options: Sequence[str] = ()) -> Iterator[Guest]:
+    """Boot with a share that holds a busybox root, these kernel words and options; stop the machine at the end."""
     share = folder / "share"
     shutil.copytree(BUILD / "rootfs" / "busybox", share / "busybox", symlinks=True, ignore=_special_files)
     for name in ("guest-proc", "share"):
@@ -108,8 +109,7 @@ def boot_guest(folder: Path, *words: str, disks: Sequence[Path] = ()) -> Iterato
     image = os.environ.get("KATA_TEST_IMAGE", "initrd")
     # An emulated guest on a loaded machine finds devices slowly.
     arguments = [part for word in ("agent.hotplug_timeout=8", *words) for part in ("--kernel-arg", word)]
-    arguments += [part for path in (disk, *disks) for part in ("--disk", str(path))]
-    done = run_tool(*start, "--image", image, *arguments, vm_dir=vm_dir)
+    done = run_tool(*start, "--image", image, "--disk", str(disk), *arguments, *options, vm_dir=vm_dir)
     if done.returncode != 0:
         raise AssertionError(f"the shared machine did not start:\n{done.stderr.decode()}")
     described = json.loads(done.stdout)
@@ -118,6 +118,20 @@ def boot_guest(folder: Path, *words: str, disks: Sequence[Path] = ()) -> Iterato
         yield Guest(described["address"], console, share, vm_dir, disk, qmp)
     finally:
         run_tool("vm", "stop", "--all", vm_dir=vm_dir, timeout_s=30)
+
+
+async def follow_console(console: Path) -> AsyncGenerator[str, None]:
+    """The console's lines from its beginning, and those to come, for ever."""
+    tail = await asyncio.create_subprocess_exec(
+        "tail", "-n", "+1", "-F", str(console), stdout=asyncio.subprocess.PIPE
+    )
+    assert tail.stdout is not None
+    try:
+        while line := await tail.stdout.readline():
+            yield line.decode(errors="replace").rstrip("\r\n")
+    finally:
+        tail.kill()
+        await tail.communicate()
 
 
 @asynccontextmanager

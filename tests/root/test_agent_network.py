@@ -287,7 +287,7 @@ def essence(namespace: Namespace) -> list[tuple[object, ...]]:
         (
             "UpdateInterface",
             {"interface": interface(0, "eth0", devicePath="1e/1d")},
-            "INTERNAL: update interface: PCI path 1e/1d: there is no device 0000:00:1e.0",
+            "INTERNAL: update interface: Timeout after 3s waiting for uevent network interface at PCI path 1e.0/1d.0: ",
         ),
         (
             "UpdateRoutes",

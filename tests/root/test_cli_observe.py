@@ -72,7 +72,7 @@ def test_each_verb_shows_its_part_for_people_and_for_programs(tmp_path: Path) ->
             assert event["gap"]["reason"].startswith("the history of that cursor is gone")
             assert "INVALID_ARGUMENT: cursor 'x'" in await tool(agent, "events", "--since", "x", status=1)
             told = await tool(agent, "why", "nobody", status=1)
-            assert "there is no such container" in told
+            assert "it does not exist" in told
             assert "kata-agent-ctl: hint: `kata-agent-ctl ps` lists containers" in told
 
     run_async(body())

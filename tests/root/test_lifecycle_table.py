@@ -17,7 +17,7 @@ from kata_testing.wire import run_async
 pytestmark = pytest.mark.requires(*NEEDS)
 
 STATES = ("absent", "created", "running", "paused", "paused before its start", "ended", "removed")
-UNKNOWN = r"^Invalid container id '.*': there is no such container$"
+UNKNOWN = r"^Invalid container id '.*': it does not exist$"
 QUOTED = r'^"invalid container id"$'
 OK = ""
 

@@ -94,7 +94,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory, short_folder: Path) -> Itera
     disk.write_bytes((b"initdata" + len(packed).to_bytes(8, "little") + packed).ljust(1 << 20, b"\0"))
     folder = short_folder / "pull"
     folder.mkdir()
-    with boot_guest(folder, disks=[disk]) as booted:
+    with boot_guest(folder, options=("--disk", str(disk))) as booted:
         yield booted
 
 

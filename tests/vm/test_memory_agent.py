@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kata_host.connect import connect
 from kata_host.sandbox import Sandbox, open_sandbox
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
-from kata_testing.guest import Guest, boot_guest, plan
+from kata_testing.guest import Guest, boot_guest, follow_console, plan
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
@@ -39,22 +39,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         yield guest
 
 
-async def wait_for_record(console: Path, message: str, wanted: Any) -> dict[str, Any]:
+async def wait_for_record(
+    console: Path, message: str, wanted: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
     """The first record of the agent's log with this message of which `wanted` holds."""
-    tail = await asyncio.create_subprocess_exec(
-        "tail", "-n", "+1", "-F", str(console), stdout=asyncio.subprocess.PIPE
-    )
-    assert tail.stdout is not None
-    try:
-        while line := (await tail.stdout.readline()).decode(errors="replace"):
+    async with aclosing(follow_console(console)) as lines:
+        async for line in lines:
             if f'"{message}"' in line:
                 record: dict[str, Any] = json.loads(line[line.index("{") :])
                 if wanted(record):
                     return record
-        raise AssertionError("the console ended")
-    finally:
-        tail.kill()
-        await tail.communicate()
+    raise AssertionError("the console ended")
 
 
 async def read_cache_bytes(sandbox: Sandbox, container_id: str) -> int:
@@ -73,6 +68,7 @@ def test_cold_pages_are_given_back_and_memory_is_compacted(machine: Guest) -> No
             done = await wait_for_record(machine.console, "compaction round", lambda _: True)
             assert done["outcome"] == "done"
             await client.mem_agent_compact_set(pb.MemAgentCompactConfig(disabled=True))
+            await client.mem_agent_memcg_set(pb.MemAgentMemcgConfig(disabled=True))
             async with open_sandbox(client) as sandbox:
                 spec = plan("sh", "-c", "cat /big > /dev/null; echo read; read x")
                 async with sandbox.container(spec) as container:
@@ -80,6 +76,7 @@ def test_cold_pages_are_given_back_and_memory_is_compacted(machine: Guest) -> No
                     assert await anext(container.read_stdout()) == b"read\n"
                     cached = await read_cache_bytes(sandbox, container.container_id)
                     assert cached > BIG_BYTES // 2, "the test wants pages that can be given back"
+                    await client.mem_agent_memcg_set(pb.MemAgentMemcgConfig(disabled=False))
                     await wait_for_record(
                         machine.console,
                         "reclaim round",

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from kata_agent.errors import NotFound
 from kata_agent.network.apply import apply, telling
 from kata_agent.network.observe import observe_interface
 from kata_agent.network.ops import describe as describe_operation
-from kata_agent.network.plan import Observation, plan_interface, plan_neighbours, plan_routes
+from kata_agent.network.plan import plan_interface, plan_neighbours, plan_routes
 from kata_agent.network.value import AF_INET, AF_INET6
 from kata_linux.record import Record
 from kata_linux.rtmessage import Address, Link, Route
-from kata_linux.rtnetlink import LinkMonitor, RouteNetlink
+from kata_linux.rtnetlink import RouteNetlink
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from kata_agent.log import Log
     from kata_agent.network.ops import Operation
     from kata_agent.network.wanted import WantedInterface, WantedNeighbour, WantedRoute
@@ -52,20 +52,24 @@ class Network:
         self,
         worker: Worker,
         log: Log,
-        hotplug_timeout_s: float,
+        wait_for_device: Callable[[str], Awaitable[object]],
         *,
         sysfs: str = "/sys",
         procfs: str = "/proc",
     ) -> None:
+        """`wait_for_device` returns when the device at a PCI path has an interface, or raises `AgentError`."""
         self._worker = worker
         self._log = log
-        self._hotplug_timeout_s = hotplug_timeout_s
+        self._wait_for_device = wait_for_device
         self._sysfs = sysfs
         self._procfs = procfs
         self._turn = asyncio.Lock()
 
     async def update_interface(self, wanted: WantedInterface) -> None:
         """Make an interface what is wanted. Raises `AgentError` with the request that failed; then nothing changed."""
+        if wanted.device_path:  # the host may have plugged it in just now; other changes go on meanwhile
+            with telling("update interface"):
+                await self._wait_for_device(wanted.device_path)
         async with self._turn:
             await self._worker.run(partial(self._update_interface, wanted))
 
@@ -89,22 +93,8 @@ class Network:
 
     def _update_interface(self, wanted: WantedInterface) -> None:
         with telling("update interface"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:
-            seen = self._observe(netlink, wanted.device_path)
+            seen = observe_interface(netlink, self._sysfs, self._procfs, wanted.device_path)
             self._apply(plan_interface(wanted, seen), netlink)
-
-    def _observe(self, netlink: RouteNetlink, device_path: str) -> Observation:
-        """Look; with a PCI path wait for the interface, which the host may have plugged in just now."""
-        if not device_path:
-            return observe_interface(netlink, self._sysfs, self._procfs, "")
-        deadline = monotonic() + self._hotplug_timeout_s
-        with LinkMonitor() as monitor:  # before the first look, so that nothing comes unseen between the two
-            while True:
-                try:
-                    return observe_interface(netlink, self._sysfs, self._procfs, device_path)
-                except NotFound as error:
-                    left = deadline - monotonic()
-                    if left <= 0 or not monitor.wait(left):
-                        raise NotFound(f"{error}; waited {self._hotplug_timeout_s:g} s for it") from error
 
     def _update_routes(self, wanted: Sequence[WantedRoute]) -> Routes:
         with telling("update routes"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:

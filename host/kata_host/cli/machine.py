@@ -18,6 +18,16 @@ def positive(text: str) -> int:
     return number
 
 
+def mac_address(text: str) -> str:
+    """Six bytes in hexadecimal, of one interface: the lowest bit of the first is 0."""
+    parts = text.lower().split(":")
+    if len(parts) != 6 or any(len(part) != 2 or set(part) - set("0123456789abcdef") for part in parts):
+        raise argparse.ArgumentTypeError(f"{text}: not an address like 02:00:00:00:00:01")
+    if int(parts[0], 16) & 1:
+        raise argparse.ArgumentTypeError(f"{text}: a group's address; the first byte must be even")
+    return text.lower()
+
+
 def positive_float(text: str) -> float:
     """A number above zero."""
     number = float(text)
@@ -60,6 +70,14 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="a raw image as the guest's next disk, /dev/vda first",
     )
     group.add_argument(
+        "--nic",
+        action="append",
+        type=mac_address,
+        default=[],
+        metavar="MAC",
+        help="a network interface with this address, on a user network; UpdateInterface configures it",
+    )
+    group.add_argument(
         "--image",
         choices=KINDS,
         default=INITRD,
@@ -88,6 +106,7 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         memory_device_mib=options.memory_device,
         share=share,
         disks=tuple(Path(disk) for disk in options.disk),
+        nics=tuple(options.nic),
         image=options.image,
         ksm=options.ksm,
         kernel_args=tuple(options.kernel_arg),

@@ -55,6 +55,7 @@ class VmConfig:
     More processors, up to `max_cpus`, and memory can be plugged while it runs (`kata_host.vm.resize`).
     `memory_device_mib` is the most that a virtio memory device can have, which the guest uses as far as it is told to.
     `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
+    `nics` are the addresses of interfaces, each on a user network of QEMU's with the host's loopback at its gateway.
     `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
     """
 
@@ -66,6 +67,7 @@ class VmConfig:
     memory_device_mib: int = 0
     share: Path | None = None
     disks: tuple[Path, ...] = ()
+    nics: tuple[str, ...] = ()
     image: str = "initrd"
     ksm: bool = False
     kernel_args: tuple[str, ...] = ()

@@ -39,6 +39,7 @@ def load_config(text: str) -> VmConfig:
         accelerator=Accelerator(**accelerator) if accelerator else None,
         kernel_args=tuple(data.pop("kernel_args")),
         disks=tuple(Path(disk) for disk in data.pop("disks")),
+        nics=tuple(data.pop("nics")),
         **data,
     )
 

@@ -81,29 +81,44 @@ def plan_command(
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
         *vsock_args,
+        *_plan_devices(config, folder),
     ]  # fmt: skip
+    for port in range(_ROOT_PORTS):
+        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
+    # Last, so that the slots of everything else are the same with each kind of image.
+    return [*command, *root.qemu_args]
+
+
+def _plan_devices(config: VmConfig, folder: Path) -> list[str]:
+    """The share, the memory device, disks and interfaces."""
+    arguments: list[str] = []
     if config.share is not None:
-        command += [
+        arguments += [
             "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
             "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
         ]  # fmt: skip
     if config.memory_device_mib:
         size = f"size={config.memory_device_mib}M"
-        command += [
+        arguments += [
             "-object", f"memory-backend-memfd,id={MEMORY_DEVICE}-backend,{size},share=on,reserve=off",
             "-device", f"virtio-mem-pci,id={MEMORY_DEVICE},memdev={MEMORY_DEVICE}-backend,requested-size=0",
         ]  # fmt: skip
     for number, disk in enumerate(config.disks):
         name = f"disk{number}"
         file = {"driver": "file", "filename": str(disk)}
-        command += [
+        arguments += [
             "-blockdev", json.dumps({"driver": "raw", "node-name": name, "file": file}),
             "-device", f"virtio-blk-pci,drive={name},serial={name}",
         ]  # fmt: skip
-    for port in range(_ROOT_PORTS):
-        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
-    # Last, so that the slots of everything else are the same with each kind of image.
-    return [*command, *root.qemu_args]
+    for number, mac in enumerate(config.nics):
+        name = f"nic{number}"
+        arguments += [
+            "-netdev",
+            f"user,id={name}-net",
+            "-device",
+            f"virtio-net-pci,netdev={name}-net,id={name},mac={mac}",
+        ]
+    return arguments
 
 
 def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
@@ -153,6 +168,7 @@ class QemuVm:
             "vsock": self.vsock_kind,
             "share": str(self.config.share) if self.config.share else None,
             "disks": [str(disk) for disk in self.config.disks],
+            "nics": list(self.config.nics),
             "cpus": self.config.cpus,
             "max_cpus": self.config.max_cpus,
             "memory_mib": self.config.memory_mib,
