@@ -101,7 +101,7 @@ class Agent:
         self._stored = stored
         self._passed: PassedConnections | None = None
         self._pressure: PressureWatch | None = None
-        self._memory: MemoryAgent | None = None
+        self.memory: MemoryAgent | None = None
         self.operators: Operators | None = None
 
     @cached_property
@@ -296,30 +296,15 @@ class Agent:
         """Begin to take back cold memory, if that is configured. A failure is logged: everything else works."""
         if not self.config.mem_agent_enable:
             return
-        from kata_agent.errors import AgentError
         from kata_agent.memory.agent import MemoryAgent
-        from kata_agent.memory.settings import from_config
 
-        try:
-            memcg, compact = from_config(self.config)
-        except AgentError as error:
-            self._report("the memory agent stays off", error)
-            return
-        self._memory = MemoryAgent(memcg, compact, worker=self.worker, exits=self._exits, log=self.log)
-        self._memory.start(self._group)
-
-    def require_memory(self) -> MemoryAgent:
-        """The memory agent. Raises `WrongState` with the text that hosts know."""
-        if self._memory is None:
-            from kata_agent.errors import WrongState
-
-            raise WrongState("mem-agent is disabled")
-        return self._memory
+        self.memory = MemoryAgent(self.config, worker=self.worker, exits=self._exits, log=self.log)
+        self.memory.start(self._group)
 
     def stop_tasks(self) -> None:
         """End what goes on without anybody's call; the task group waits for it."""
-        if self._memory is not None:
-            self._memory.close()
+        if self.memory is not None:
+            self.memory.close()
         if self._has("confidential"):
             self.confidential.stop_starting()
 

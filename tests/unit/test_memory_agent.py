@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kata_agent.config import Config
 from kata_agent.errors import AgentError, InvalidRequest, WrongState
 from kata_agent.memory import plan
 from kata_agent.memory.agent import MemoryAgent
@@ -279,10 +280,9 @@ class Log:
         return found[-1]
 
 
-def make(kernel: FakeKernel, log: Log, **compact: Any) -> MemoryAgent:
+def make(kernel: FakeKernel, log: Log, **settings: Any) -> MemoryAgent:
     return MemoryAgent(
-        SETTINGS,
-        CompactSettings(disabled=True, **compact),
+        Config(mem_agent_enable=True, mem_agent_compact_disable=True, **settings),
         worker=Worker(2),
         exits=None,  # type: ignore[arg-type]
         log=log,  # type: ignore[arg-type]
@@ -319,6 +319,18 @@ def test_a_kernel_that_lacks_something_leaves_it_off_with_the_reason() -> None:
             with pytest.raises(WrongState, match="mem-agent is disabled: lru_gen: not there"):
                 agent.set_memcg({"disabled": True})
             agent.close()
+
+    run_async(body())
+
+
+def test_settings_that_do_not_fit_leave_it_off_with_the_reason() -> None:
+    async def body() -> None:
+        log = Log()
+        async with asyncio.TaskGroup() as group:
+            agent = make(FakeKernel(), log, mem_agent_memcg_swappiness_max=255)
+            agent.start(group)
+            fields = await log.wait_for("the memory agent stays off")
+            assert fields["error"] == "swappiness_max 255: at least 0 and at most 200"
 
     run_async(body())
 

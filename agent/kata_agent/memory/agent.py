@@ -14,11 +14,12 @@ from kata_agent.errors import AgentError, WrongState, describe
 from kata_agent.memory.compact import SKIPPED_PRESSURE, SKIPPED_SMALL, CompactRounds
 from kata_agent.memory.memcg import MemcgRounds
 from kata_agent.memory.observe import Kernel
-from kata_agent.memory.settings import CompactSettings, MemcgSettings, change
+from kata_agent.memory.settings import CompactSettings, MemcgSettings, change, from_config
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from kata_agent.config import Config
     from kata_agent.log import Log
     from kata_agent.processes.exits import ExitBook
     from kata_agent.worker import Worker
@@ -33,16 +34,16 @@ class MemoryAgent:
 
     def __init__(
         self,
-        memcg: MemcgSettings,
-        compact: CompactSettings,
+        config: Config,
         *,
         worker: Worker,
         exits: ExitBook,
         log: Log,
         kernel: Kernel | None = None,
     ) -> None:
-        self._memcg = memcg
-        self._compact = compact
+        self._config = config
+        self._memcg = MemcgSettings()
+        self._compact = CompactSettings()
         self._worker = worker
         self._log = log
         self._kernel = kernel or Kernel()
@@ -55,6 +56,11 @@ class MemoryAgent:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin, in `group`; whether the kernel has what is needed is found out there."""
+        try:
+            self._memcg, self._compact = from_config(self._config)
+        except AgentError as error:
+            self._stay_off(error)
+            return
         self._tasks.append(group.create_task(self._run(group)))
 
     def close(self) -> None:
@@ -86,14 +92,17 @@ class MemoryAgent:
         try:
             await self._worker.run(self._kernel.prepare)
         except (OSError, ValueError, AgentError) as error:
-            self._reason = describe(error)
-            self._log.error("memory", "the memory agent stays off", error=self._reason)
+            self._stay_off(error)
             return
         self._log.info("memory", "the memory agent runs")
         self._tasks.append(
             group.create_task(self._loop("compaction", self._compact_changed, self._compact_once))
         )
         await self._loop("reclaim", self._memcg_changed, self._memcg_once)
+
+    def _stay_off(self, error: Exception) -> None:
+        self._reason = describe(error)
+        self._log.error("memory", "the memory agent stays off", error=self._reason)
 
     async def _loop(
         self, what: str, changed: asyncio.Event, once: Callable[[], Awaitable[float | None]]
