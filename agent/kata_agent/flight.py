@@ -80,12 +80,13 @@ class Flight:
             method.encode()[:40],
             container_id.encode("utf-8", "replace")[:76],
         )
-        os.pwrite(self.ring, record + _END.pack(0, _RUNNING, 0), number % SLOTS * _SIZE)
+        if self.ring >= 0:
+            os.pwrite(self.ring, record + _END.pack(0, _RUNNING, 0), number % SLOTS * _SIZE)
         return number
 
     def end(self, number: int, code: int, duration_ns: int) -> None:
         """Note how it ended, unless its place belongs to a later call by now."""
-        if number > self._next - 1 - SLOTS:
+        if number > self._next - 1 - SLOTS and self.ring >= 0:
             place = number % SLOTS * _SIZE + _BEGIN.size
             os.pwrite(self.ring, _END.pack(duration_ns // 1000, _DONE, code), place)
 
@@ -112,12 +113,13 @@ class Flight:
         return sorted(calls)
 
     def close(self) -> None:
-        """Close both, after the interpreter was told to forget the second."""
+        """Close both, after the interpreter was told to forget the second. Calls that end later are not recorded."""
         import faulthandler
 
         faulthandler.disable()
         os.close(self.ring)
         os.close(self.crash)
+        self.ring = self.crash = -1
 
     def take_crash(self) -> None:
         """Keep the stacks that the life before this one has left, and have this one's written behind them."""

@@ -69,7 +69,16 @@ def run_supervised(channel: AgentChannel) -> None:
     prepare_process()
     from kata_agent import serve
 
-    serve.run_supervised(channel, read_settings(None, sys.argv[1:]))
+    serve.run_supervised(channel, note_listener(read_settings(None, sys.argv[1:])))
+
+
+def note_listener(reading: Reading) -> Reading:
+    """Complain of a file's address: PID 1 reads no files, and listens since long."""
+    if not reading.origins.get("server_address", "").startswith("/"):
+        return reading
+    where = f"{reading.origins['server_address']}: server_addr"
+    complaint = f"{where}: not used, PID 1 listens where agent.server_addr= of the kernel command line says"
+    return reading._replace(complaints=(*reading.complaints, complaint))
 
 
 def prepare_process() -> None:

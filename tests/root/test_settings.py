@@ -28,7 +28,7 @@ async def why_refused(agent: NativeAgent, method: str) -> str:
 
 def test_file_s_allow_list_holds_for_kata_s_service_and_ours(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text('log_level = "debug"\n')
+    file.write_text('log_level = "debug"\nserver_addr = "vsock://-1:9"\n')
     (tmp_path / "config.d").mkdir()
     (tmp_path / "config.d" / "10-lock.toml").write_text(
         '[endpoints]\nallowed = ["GuestDetailsRequest", "LogLevel", "GetGuestDetail"]\n'
@@ -47,6 +47,7 @@ def test_file_s_allow_list_holds_for_kata_s_service_and_ours(tmp_path: Path) -> 
             log = agent.log.read_text()
             assert '"an allowed endpoint that does not exist"' in log
             assert '"GetGuestDetail"' in log
+            assert f"{file}: server_addr: not used, PID 1 listens where agent.server_addr=" in log
 
     run_async(body())
 
