@@ -160,6 +160,7 @@ class Agent:
             self.config.hotplug_timeout_s,
             start=self._group.create_task,
             load_module=self.load_module,
+            owns_guest=self.supervised,
         )
 
     @cached_property

@@ -119,11 +119,11 @@ def test_name_servers_replace_the_file_only_inside(agent: NativeAgent, connectio
 
 def test_failed_create_leaves_nothing(agent: NativeAgent, connection: Connection, volume: Path) -> None:
     before = agent.mounts()
-    with pytest.raises(CallError, match="INTERNAL: Failed to find the storage handler blk"):
+    with pytest.raises(CallError, match="INTERNAL: Failed to find the storage handler nonsense"):
         connection.call(
             "CreateSandbox",
             dns=["nameserver 192.0.2.7"],
-            storages=[bind(volume, "a"), bind(volume, "b") | {"driver": "blk"}],
+            storages=[bind(volume, "a"), bind(volume, "b") | {"driver": "nonsense"}],
         )
     assert agent.mounts() == before
     assert not place(agent, "a").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -104,6 +105,34 @@ def check_listed(listed: list[dict[str, Any]], disk: Plugged) -> None:
     assert 0 < int(device["event_ns"]) < int(device["mounted_ns"])
     assert int(device["asked_ns"]) <= int(device["ready_ns"]) < int(device["mounted_ns"])
     assert 0 < int(device["mount_ns"]) <= int(device["mounted_ns"]) - int(device["ready_ns"])
+
+
+def test_tool_plugs_devices_and_pulls_them_with_what_was_behind(guest: Guest, image: Path) -> None:
+    def tool(*words: str) -> str:
+        done = run_tool("vm", *words, vm_dir=guest.vm_dir, timeout_s=90)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode().strip()
+
+    async def drive() -> None:
+        for _ in range(2):
+            address = await asyncio.to_thread(
+                tool, "plug", "shared", "mine", "disk", str(image), "--read-only"
+            )
+            async with guest.connect() as sandbox:
+                wanted = storage(Plugged("mine", address), options=["ro", "noload"])
+                assert await read_file(sandbox, wanted) == "from the disk"
+            await asyncio.to_thread(tool, "unplug", "shared", "mine")
+        assert re.fullmatch(
+            r"..?/00", await asyncio.to_thread(tool, "plug", "shared", "n", "nic", "02:00:00:00:00:09")
+        )
+        await asyncio.to_thread(tool, "unplug", "shared", "n")
+
+    asyncio.run(drive())
+    done = run_tool("vm", "unplug", "shared", "n", vm_dir=guest.vm_dir, timeout_s=30)
+    assert (done.returncode, done.stderr.decode()) == (
+        1,
+        "kata-agent-ctl: error: the machine has no device n\n",
+    )
 
 
 def test_swap_on_a_plugged_disk(guest: Guest, tmp_path: Path) -> None:
@@ -226,6 +255,28 @@ def test_container_gets_disks_as_nodes_with_the_guest_s_numbers(guest: Guest, tm
     assert found is not None, said
     assert int(found[1], 16) > 200  # none of the host's
     assert found[2] != "0"
+
+
+def test_persistent_memory_is_found_by_its_name_with_the_modules_it_needs_and_mapped(
+    guest: Guest, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "file").write_text("from the disk")
+    image = make_image(
+        tmp_path / "pmem", 16 * MIB, "mkfs.ext4", "-q", "-b", "4096", "-d", str(tmp_path / "root")
+    )
+    # A root on persistent memory is the first.
+    number = int(os.environ.get("KATA_TEST_IMAGE") == "erofs-dax")
+
+    async def drive() -> None:
+        async with open_monitor(guest.qmp) as monitor, guest.connect() as sandbox:
+            wanted = storage(Plugged("pmem", f"/dev/pmem{number}"), "nvdimm", options=["dax"])
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(read_file(sandbox, wanted))
+                await monitor.plug_pmem("pmem", image)
+            assert reader.result() == "from the disk"
+
+    asyncio.run(drive())
 
 
 def test_devices_that_cannot_be_had_are_told_with_what_is_there_and_leave_nothing(

@@ -75,8 +75,12 @@ class Hotplug:
         open_socket: Callable[[], UeventSocket] = UeventSocket,
         sysfs: str = "/sys",
         check_node: Callable[[Found], str] | None = None,
+        owns_guest: bool = True,
     ) -> None:
-        """`start` makes a task of what must not be waited for; `load_module` loads by alias or raises."""
+        """`start` makes a task of what must not be waited for; `load_module` loads by alias or raises.
+
+        A machine that is not the agent's own (`owns_guest` false) is looked at, and never told to do anything.
+        """
         self.timeout_s = timeout_s
         self.sysfs = sysfs
         self.lost = 0
@@ -89,6 +93,7 @@ class Hotplug:
         self._load_module = load_module
         self._open_socket = open_socket
         self._check_node = check_node or check_node_state
+        self._owns_guest = owns_guest
         self._socket: UeventSocket | None = None
         self._waiters: dict[str, Waiter] = {}
         self._times: dict[str, int] = {}
@@ -178,7 +183,7 @@ class Hotplug:
                     future.set_result(found)
             return
         waiter.missing = found
-        if found.undriven:
+        if found.undriven and self._owns_guest:
             self._drive(waiter)
 
     def _look(self, matcher: Matcher) -> Found | Missing:
@@ -193,7 +198,7 @@ class Hotplug:
 
     def _prompt(self, waiter: Waiter, stage: str) -> None:
         """Make the kernel look, once for all who wait."""
-        if stage in waiter.prompted or not waiter.futures:
+        if not self._owns_guest or stage in waiter.prompted or not waiter.futures:
             return
         waiter.prompted.add(stage)
         prompts = waiter.matcher.prompts(self.sysfs, late=stage == _LATE)

@@ -23,6 +23,12 @@ TIMEOUT_S = 10.0
 # The guest's part of an unplug: its driver lets go, emulated.
 UNPLUG_TIMEOUT_S = 60.0
 SCSI_CONTROLLER = "scsi0"
+# What a device's property says it stands on -> how that is taken away.
+_BACKENDS = {
+    "drive": ("blockdev-del", "node-name"),
+    "netdev": ("netdev_del", "id"),
+    "memdev": ("object-del", "id"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,13 @@ class Monitor:
         await self.execute("netdev_add", type="user", id=backend[2], **network)
         return await self.plug_pci(name, "virtio-net-pci", backend, netdev=backend[2], mac=mac)
 
-    async def plug_nvdimm(self, name: str, image: Path) -> Plugged:
-        """A file as persistent memory; its size must be a multiple of 128 MiB (a memory block of the guest)."""
+    async def plug_pmem(self, name: str, image: Path) -> Plugged:
+        """A file as persistent memory, by virtio; its size is a multiple of 2 MiB. It is the guest's next /dev/pmemN,
+        and stays: QEMU cannot take it away again."""
         backend = ("object-del", "id", f"{name}-mem")
         file = {"mem_path": str(image), "size": os.stat(image).st_size, "share": True}
         await self.execute("object-add", qom_type="memory-backend-file", id=backend[2], **file)
-        return await self._add(name, "", "nvdimm", (backend,), memdev=backend[2])
+        return await self.plug_pci(name, "virtio-pmem-pci", backend, memdev=backend[2])
 
     async def plug_pci(
         self, name: str, driver: str, *backends: tuple[str, str, str], **options: object
@@ -106,6 +113,18 @@ class Monitor:
             await self._drop(backends)
             raise
         return await self._add(name, f"{slot:02x}/00", driver, backends, bus=port, **options)
+
+    async def recall(self, name: str) -> Plugged:
+        """A device that somebody has plugged under this name, for `unplug`."""
+        if not await self._has_device(name):
+            raise VmError(f"the machine has no device {name}")
+        path = f"/machine/peripheral/{name}"
+        known = {entry["name"] for entry in await self.execute("qom-list", path=path)}
+        backends = []
+        for wanted, (command, argument) in _BACKENDS.items():
+            if wanted in known and (value := await self.execute("qom-get", path=path, property=wanted)):
+                backends.append((command, argument, str(value).rpartition("/")[2]))
+        return Plugged(name, "", tuple(backends))
 
     async def unplug(self, device: Plugged) -> None:
         """Ask the guest to let the device go, wait until it has, and close what was behind it."""

@@ -1,4 +1,4 @@
-"""`kata-agent-ctl vm start|stop|list`: machines that stay when the tool ends, known by name."""
+"""`kata-agent-ctl vm start|stop|list`: machines that stay when the tool ends, known by name. `vm_plug` has the rest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kata_host.cli.commands import vm_plug
 from kata_host.cli.errors import CliError
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
@@ -40,7 +41,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "vm", help="keep virtual machines by name", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    actions = parser.add_subparsers(dest="action", metavar="start|stop|list", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="start|stop|list|plug|unplug", required=True)
     start = actions.add_parser("start", help="boot a VM that stays")
     start.add_argument("--name", help="its name (default: one is made up)")
     start.add_argument(
@@ -56,6 +57,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     listing = actions.add_parser("list", help="list this user's VMs")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
+    vm_plug.add_actions(actions)
 
 
 async def run_start(options: argparse.Namespace) -> int:
