@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kata_agent.errors import AgentError, TimedOut
+from kata_agent.hub.client import Hub
 from kata_protocols.aio.address import UnixAddress
 from kata_protocols.aio.client import Client, ConnectionLostError
 from kata_protocols.aio.dial import dial
@@ -90,6 +92,28 @@ async def go_server(peer: str, path: str) -> AsyncIterator[Client]:
         process.stdin.close()
         await process.wait()
     assert process.returncode == 0
+
+
+def test_gos_confidential_data_hub_serves_our_client_of_it(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "s")
+        hub = Hub(api_timeout_s=10.0, pull_timeout_s=10.0, socket_path=path)
+        hasty = Hub(api_timeout_s=10.0, pull_timeout_s=0.3, socket_path=path)
+        async with go_server(peer, path):
+            await hub.pull_image("registry/app:1", "/bundle")
+            assert await hub.unseal("variable X", b"sealed.secret") == b"secret"
+            assert await hub.get_resource("default/key/1") == b"of kbs://default/key/1"
+            assert await hub.secure_mount("BlockDevice", {"a": "b"}, (), "/x") == "/mounted/BlockDevice"
+            with pytest.raises(
+                AgentError, match=r"pull image refuse: .* PERMISSION_DENIED: the image is not"
+            ):
+                await hub.pull_image("refuse", "/bundle")
+            with pytest.raises(
+                TimedOut, match=r"pull image slow: waited 0\.3 s \(agent\.image_pull_timeout\)"
+            ):
+                await hasty.pull_image("slow", "/bundle")
+
+    run_async(scenario())
 
 
 def ask(word: str) -> health_pb2.CheckRequest:

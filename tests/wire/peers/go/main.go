@@ -3,7 +3,7 @@
 // StringValue; HealthCheckResponse: an enum in field 1, like Int32Value), so nothing is generated here.
 //
 //	peer client PATH    runs checks against the server at PATH, prints one line for each, exits 1 on the first failure
-//	peer server PATH    serves grpc.Health on PATH until its stdin ends
+//	peer server PATH    serves grpc.Health and a confidential data hub (hub.go) on PATH until its stdin ends
 package main
 
 import (
@@ -212,6 +212,7 @@ func server(path string) error {
 	s.RegisterService(sandbox, &ttrpc.ServiceDesc{Streams: map[string]ttrpc.Stream{
 		"Events": {Handler: events, StreamingServer: true},
 	}})
+	hub(s)
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		return err
