@@ -18,17 +18,19 @@ from typing import Any
 import pytest
 
 from kata_host.upgrade import UpgradeFailed, pack_code, upgrade
+from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.services import SANDBOX_SERVICE
 from kata_protocols.status import Code, StatusError
 from kata_testing.agent_code import copy_code
-from kata_testing.chaos import Chaos, Host, parent_of, read_traces, wait_no_leaks
+from kata_testing.chaos import Chaos, Host, kill_agent, parent_of, read_traces, wait_no_leaks
 from kata_testing.native import NEEDS, NativeAgent, native_agent
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
 UPGRADES = int(os.environ.get("KATA_TEST_UPGRADES", "4"))
+KILLS = UPGRADES
 SEED = int(os.environ.get("KATA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 LIMIT_S = 120.0
 
@@ -183,6 +185,76 @@ def test_code_that_does_not_become_ready_is_followed_by_the_code_before(
             assert reason in last.restart.reason
 
     run_async(body(), timeout_s=LIMIT_S)
+
+
+ONCE = """    mark = "/run/kata-agent/was-ready"
+    if os.path.exists(mark):
+        raise RuntimeError("only once")
+    os.makedirs(os.path.dirname(mark), exist_ok=True)
+    open(mark, "x").close()
+"""
+
+
+def test_code_that_was_ready_and_never_is_again_is_given_up_for_that_of_pid_1(tmp_path: Path) -> None:
+    begin = "    prepare_process()\n    from kata_agent import serve\n\n    serve.run_sup"
+    code = copy_code(tmp_path / "code", kata_agent__main=(begin, f"{ONCE}{begin}"))
+
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            container = await agent.run("sh", "-c", "read x; exit 6")
+            first = await change(agent, code)
+            assert first.code
+            client = await agent.client()
+            os.kill(agent.agent_pid(), signal.SIGKILL)
+            await client.wait_closed()
+            boot = await ask(agent, "GetBoot")
+            assert (boot.life, boot.code) == (6, ""), "three starts that were never ready, then PID 1's own"
+            assert boot.last_end == f"the upgrade to {first.code} failed: exit code 70"
+            await agent.call("WriteStdin", container_id=container, data=b"go\n")
+            assert await agent.wait(container) == 6
+
+    run_async(body(), timeout_s=LIMIT_S)
+
+
+class UpgradesAndKills(Upgrades):
+    """Upgrades, in each of which the agent is killed: the one that is asked, the one that drains, the one on trial."""
+
+    done = 0
+
+    async def _kill_all(self) -> None:
+        begin = time.monotonic()
+        await change(self._agent, self.code)
+        span = 1.2 * (time.monotonic() - begin)
+        while self.account.kills < self._kills:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._upgrade())
+                await asyncio.sleep(self._random.uniform(0, span))  # the random moment
+                if kill_agent(self._agent):
+                    self.account.kills += 1
+            begin = time.monotonic()
+            await Host(self._agent, self.account).ask_health()
+            self.account.answered_after_s.append(time.monotonic() - begin)
+            async with self._lives:
+                self._lives.notify_all()
+
+    async def _upgrade(self) -> None:
+        try:
+            await change(self._agent, self.code)
+            self.done += 1
+        except (ConnectionLostError, UpgradeFailed):
+            pass  # it went with the agent that was asked, or PID 1 gave it up; the load sees what else there is
+
+
+def test_upgrades_and_kills_at_once_lose_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            load = UpgradesAndKills(agent, seed=SEED, kills=KILLS)
+            load.code = copy_code(tmp_path / "code")
+            account = await load.run()
+            sys.stdout.write(f"seed {SEED}: {load.done} upgrades, {account.summary()}\n")
+
+    sys.stdout.write(f"KATA_TEST_SEED={SEED} repeats these moments\n")
+    run_async(body(), timeout_s=LIMIT_S + 2 * KILLS)
 
 
 def test_a_state_of_an_unknown_version_ends_the_machine_with_that_reason(tmp_path: Path) -> None:

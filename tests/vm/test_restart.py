@@ -19,7 +19,7 @@ pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 KILLS = int(os.environ.get("KATA_TEST_VM_KILLS", "10"))
 SEED = int(os.environ.get("KATA_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-DEADLINE_S = 300.0
+DEADLINE_S = 480.0
 
 
 def test_no_exit_byte_or_container_is_lost_when_the_guests_agent_is_killed(guest: Guest) -> None:
