@@ -67,6 +67,9 @@ class FakeAgent:
     def has_copied(self) -> bool:
         return self.copied
 
+    async def drive_memory(self) -> None:
+        """Nothing drives this one's memory."""
+
 
 def make_sandbox(agent: FakeAgent, *, owns_guest: bool = True) -> Sandbox:
     return Sandbox(agent, owns_guest=owns_guest, base=BASE, run=RUN)  # type: ignore[arg-type]  # a fake agent
