@@ -186,7 +186,10 @@ class Agent:
         """Who gives containers their devices."""
         from kata_agent.devices.attach import Devices
 
-        return Devices(self.device_book, self.worker, self.log, self.load_module)
+        devices = Devices(self.device_book, self.worker, self.log, self.load_module)
+        for recorded in self.containers.recorded_devices():  # of an agent before this one
+            devices.adopt(recorded)
+        return devices
 
     @cached_property
     def copier(self) -> Copier:

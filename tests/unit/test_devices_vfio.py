@@ -11,7 +11,7 @@ import pytest
 
 from kata_agent.devices import vfio
 from kata_agent.devices.match import Found, Missing
-from kata_agent.devices.pci_bus import Function, PciBus, Write, parse_resources, plan_override, plan_restore
+from kata_agent.devices.pci_bus import Function, PciBus, Write, find_unassigned, plan_override, plan_restore
 from kata_agent.devices.vfio import DRIVER, KERNEL, Functions, VfioGroup, Wanted
 from kata_agent.errors import AgentError, InvalidRequest, Malformed, NotSupported, WrongState
 from kata_agent.log import Log
@@ -43,6 +43,7 @@ class Bus(PciBus):
         folder = self.path(f"devices/{address}")
         folder.mkdir(parents=True)
         (folder / "resource").write_text(resource)
+        (folder / "config").write_bytes(registers())
         (folder / "class").write_text(f"{kind}\n")
         (folder / "modalias").write_text(f"pci:{address}\n")
         self.known[address] = known
@@ -91,12 +92,12 @@ class Guest:
         self.bus = Bus(root)
         self.loaded: list[str] = []
         self.unknown: set[str] = set()
-        self.functions = Functions(self.bus, self._run, self._load, Log())
+        self.functions = Functions(self.bus, self.run, self.load, Log())
 
-    async def _run(self, function: Callable[[], None]) -> None:
+    async def run(self, function: Callable[[], None]) -> None:
         function()
 
-    async def _load(self, module: str) -> None:
+    async def load(self, module: str) -> None:
         self.loaded.append(module)
         if module in self.unknown:
             raise AgentError(f"load_kernel_module {module}: there is none")
@@ -155,13 +156,32 @@ def test_override_of_a_bound_function_changes_nothing_else() -> None:
     )
 
 
+def registers(*values: int) -> bytes:
+    """The first 64 bytes of a function's configuration."""
+    bars = b"".join(value.to_bytes(4, "little") for value in (*values, *[0] * (6 - len(values))))
+    return bytes(16) + bars + bytes(24)
+
+
 def test_windows_without_an_address_are_named_with_their_size() -> None:
     unset = "0x0000000000000000 0x0000000000ffffff 0x0000000020042208\n"
     ports = "0x0000000000000000 0x00000000000000ff 0x0000000020040101\n"
     rom = "0x0000000000000000 0x000000000000ffff 0x0000000020046200\n"
-    assert parse_resources(WINDOW + NOTHING * 5 + rom) == ()
-    assert parse_resources(ports + WINDOW) == ()
-    assert parse_resources(NOTHING + unset + NOTHING) == ("BAR 1 of 16384 KiB",)
+    none = registers()
+    assert find_unassigned(WINDOW + NOTHING * 5 + rom, none) == ()
+    assert find_unassigned(ports + WINDOW, none) == ()
+    assert find_unassigned(NOTHING + unset + NOTHING, none) == ("BAR 1 of 16384 KiB",)
+
+
+def test_window_that_the_kernel_has_forgotten_is_known_by_its_register() -> None:
+    small = "0x00000000fde00000 0x00000000fde00fff 0x0000000000040200\n"
+    ports = "0x0000000000001000 0x00000000000010ff 0x0000000000040101\n"
+    found = small + ports + NOTHING * 11
+    assert find_unassigned(found, registers(0xFDE00000, 0x1001, 0xC, 0)) == ("BAR 2",)
+    assert find_unassigned(found, registers(0xFDE00000, 0x1001, 0xC, 0x38)) == ("BAR 2",)  # a stale address
+    assert find_unassigned(found, registers(0xFDE00000, 0x1001, 0, 0x8)) == ("BAR 3",)
+    assert find_unassigned(NOTHING * 6, registers(1, 0)) == ()  # ports
+    wide = "0x0000003800000000 0x00000038000fffff 0x000000000014220c\n"
+    assert find_unassigned(wide + NOTHING * 5, registers(0xC, 0x38)) == ()
 
 
 def test_function_goes_to_vfio_and_back_to_the_driver_that_it_had(guest: Guest) -> None:
@@ -185,6 +205,18 @@ def test_last_of_several_users_gives_back(guest: Guest) -> None:
     guest.give_back(GPU, user="a")
     assert guest.driver(GPU) == DRIVER
     guest.give_back(GPU, user="b")
+    assert guest.driver(GPU) == "nvidia"
+
+
+def test_users_of_before_a_restart_count(guest: Guest) -> None:
+    guest.bus.add(GPU, "5", known="nvidia")
+    guest.take(DRIVER, GPU, user="a")
+    later = Functions(guest.bus, guest.run, guest.load, Log())
+    for user in ("a", "b"):
+        later.adopt(DRIVER, (GPU,), user)
+    run_async(later.give_back((GPU,), "a"))
+    assert guest.driver(GPU) == DRIVER
+    run_async(later.give_back((GPU,), "b"))
     assert guest.driver(GPU) == "nvidia"
 
 

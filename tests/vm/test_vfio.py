@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from kata_host.connect import open_caller
-from kata_host.sandbox import Sandbox
+from kata_host.sandbox import Container, Sandbox, end_container
 from kata_host.sandbox_service import SandboxService
-from kata_host.spec import BindMount
+from kata_host.spec import BindMount, ProcessPlan, plan_process
 from kata_host.vm.plug import Monitor, Plugged, open_monitor
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import sandbox_pb2
 from kata_protocols.status import StatusError
 from kata_testing.guest import Guest, plan, read_all
+from kata_testing.guest_chaos import start_killer
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
@@ -102,14 +103,54 @@ def test_function_is_pulled_while_its_container_runs(guest: Guest) -> None:
     asyncio.run(drive(guest, run))
 
 
-def test_gpu_is_used_by_vfio_and_then_by_the_guest_s_kernel_and_cdi(guest: Guest) -> None:
+def test_last_of_two_containers_gives_it_back_also_after_the_agent_was_killed(guest: Guest) -> None:
     async def run(sandbox: Sandbox, monitor: Monitor) -> None:
-        device = await monitor.plug_pci("gpu", "bochs-display")
-        await use_by_vfio(sandbox, device, "0x038000")
-        await use_by_cdi(sandbox, device)
-        await pull(guest, monitor, device)
+        device = await monitor.plug_pci("card", "edu")
+        asked = request("vfio-pci", device)
+        address = (await run_with(sandbox, with_group("echo $PCIDEVICE_VENDOR_GPU"), asked))[0]
+        first = await sandbox.create(with_group("sleep 1000"), devices=[asked])
+        second = await sandbox.create(with_group("sleep 1000"), devices=[asked])
+        async with start_killer(guest) as killer:
+            await killer.kill()
+        async with guest.connect(reconnect=True) as again:
+            for container in (first, second):
+                assert await read_driver(again, address) == "vfio-pci"
+                await end_container(Container(again.client, container.container_id))
+            assert await read_driver(again, address) == "none"
+        await monitor.unplug(device)
 
     asyncio.run(drive(guest, run))
+
+
+def test_function_without_room_for_its_memory_is_refused_at_once(guest: Guest) -> None:
+    async def run(sandbox: Sandbox, monitor: Monitor) -> None:
+        device = await monitor.plug_pci("big", "pci-testdev", membar=1 << 36)
+        with pytest.raises(StatusError, match=r"PCI device 0000:\S+: no room for BAR 2: give the port"):
+            await sandbox.create(with_group("true"), devices=[request("vfio-pci-gk", device)])
+        await monitor.unplug(device)
+
+    asyncio.run(drive(guest, run))
+
+
+def test_gpu_is_used_by_vfio_and_then_by_the_guest_s_kernel_and_cdi(guest: Guest) -> None:
+    async def run(sandbox: Sandbox, monitor: Monitor) -> None:
+        async with sandbox.container(plan("sleep", "1000", binds=[SYSFS])) as watcher:
+            await watcher.start()
+            before = await list_functions(watcher)
+            device = await monitor.plug_pci("gpu", "bochs-display")
+            await use_by_vfio(sandbox, device, "0x038000")
+            assert len(await list_functions(watcher) - before) == 1
+            await use_by_cdi(sandbox, device)
+            await pull(guest, monitor, device)
+            assert await list_functions(watcher) == before
+
+    asyncio.run(drive(guest, run))
+
+
+async def list_functions(watcher: Container) -> set[bytes]:
+    """The PCI functions that a container which runs sees."""
+    process = await watcher.exec(plan_process(ProcessPlan(["ls", "/guest/sys/bus/pci/devices"])))
+    return set((await read_all(process)).split())
 
 
 async def use_by_vfio(sandbox: Sandbox, device: Plugged, wanted: str) -> None:

@@ -125,6 +125,10 @@ class Containers:
         """Ids of the containers there are, oldest first."""
         return tuple(self._containers)
 
+    def recorded_devices(self) -> tuple[dict[str, Any], ...]:
+        """What containers have of devices, as their requests said."""
+        return tuple(container.devices for container in self._containers.values() if container.devices)
+
     async def create(self, request: ContainerRequest) -> None:
         """Make the container and its init process, stopped before exec. All or nothing, also when cancelled."""
         container_id = request.container_id

@@ -2,7 +2,8 @@
 
 Owns: the table of handlers, their order, and giving everything back when one of them fails. Must not know: what a
 handler does, the wire. A handler is a module with `prepare(device, devices, container_id) -> Handled` and, if what
-it did must be undone, `release(undo, devices)`. All devices of a container are handled at once.
+it did must be undone, `release(undo, devices)`; `adopt(kind, undo, devices)` if a later agent must know of it.
+All devices of a container are handled at once.
 """
 
 from __future__ import annotations
@@ -90,6 +91,13 @@ class Devices:
         except BaseException:
             await self.release(container_id, attachment)
             raise
+
+    def adopt(self, recorded: dict[str, Any]) -> None:
+        """After a restart: a container has these, as `Attachment` says it. Handlers that count users are told."""
+        for kind, *undo in recorded["undo"]:
+            adopt = getattr(find_handler(kind), "adopt", None)
+            if adopt is not None:
+                adopt(kind, tuple(undo), self)
 
     async def release(self, container_id: str, attachment: Attachment) -> None:
         """Undo, in reverse order. Failures are logged: the device is lost for the next container, not this call."""

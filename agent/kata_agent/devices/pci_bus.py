@@ -1,7 +1,8 @@
 """One function of the PCI bus in sysfs: its driver, IOMMU group and address windows, and giving it another driver.
 
 Owns the files of a function and what is written to them, in plans. Must not know: why. Follows: the kernel's
-sysfs-bus-pci ABI; include/linux/ioport.h for the flags in `resource`.
+sysfs-bus-pci ABI; include/linux/ioport.h and uapi/linux/pci_regs.h for what is in
+`resource` and `config`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BARS = 6
+_HEADER_BYTES = 64
+_BAR_REGISTERS = 0x10
+_WIDTH, _WIDTH_64 = 0x6, 0x4
 _MEMORY = 0x200
 _UNSET = 0x20000000
 
@@ -65,7 +69,9 @@ class PciBus:
 
     def list_unassigned(self, address: str) -> tuple[str, ...]:
         """Its memory windows that have no address, as texts."""
-        return parse_resources(_read(f"{self._folder(address)}/resource"))
+        folder = self._folder(address)
+        with open(f"{folder}/config", "rb") as file:
+            return find_unassigned(_read(f"{folder}/resource"), file.read(_HEADER_BYTES))
 
     def has_driver(self, name: str) -> bool:
         """Whether the driver is loaded."""
@@ -127,13 +133,23 @@ def plan_restore(function: Function, driver: str) -> tuple[Write, ...]:
     )
 
 
-def parse_resources(text: str) -> tuple[str, ...]:
-    """The memory windows without an address among the lines of `resource`; ports are no longer needed. Pure."""
+def find_unassigned(resource: str, config: bytes) -> tuple[str, ...]:
+    """The memory windows without an address, by the lines of `resource` and the registers in `config`. Pure.
+
+    The kernel forgets a window that it found no room for, but its register tells that it is one, if it is of 64 bits or
+    prefetchable, as all large ones are. Ports are no longer needed by anybody.
+    """
     missing = []
-    for number, line in enumerate(text.splitlines()[:_BARS]):
+    high = False
+    for number, line in enumerate(resource.splitlines()[:_BARS]):
         start, end, flags = (int(word, 16) for word in line.split())
+        register = int.from_bytes(config[_BAR_REGISTERS + 4 * number :][:4], "little")
+        is_port = bool(register & 1)
         if flags & _MEMORY and (flags & _UNSET or (not start and end)):
             missing.append(f"BAR {number} of {(end - start + 1) >> 10} KiB")
+        elif not flags and register and not is_port and not high:
+            missing.append(f"BAR {number}")
+        high = not high and not is_port and register & _WIDTH == _WIDTH_64
     return tuple(missing)
 
 

@@ -91,8 +91,7 @@ class Functions:
         async with self._lock:
             for address in addresses:
                 self._check_free(kind, address)
-            for address in addresses:
-                self._users.setdefault(address, (kind, set()))[1].add(user)
+            self.adopt(kind, addresses, user)
             try:
                 for address in addresses:
                     await self._run(partial(self._settle, address))
@@ -108,6 +107,11 @@ class Functions:
         """A container has gone."""
         async with self._lock:
             await self._drop(addresses, user)
+
+    def adopt(self, kind: str, addresses: Sequence[str], user: str) -> None:
+        """After a restart: a container uses these."""
+        for address in addresses:
+            self._users.setdefault(address, (kind, set()))[1].add(user)
 
     def _check_free(self, kind: str, address: str) -> None:
         used, users = self._users.get(address, (kind, set()))
@@ -153,7 +157,7 @@ class Functions:
         """The driver that knows it may have it; that there is one is the container's affair."""
         for address in addresses:
             function = self._bus.observe(address)
-            if function.driver == DRIVER:  # an agent before this one gave it away
+            if function.driver == DRIVER:  # an agent that was killed had begun with it
                 await self._run(partial(self._restore, address))
             elif not function.driver and function.alias:
                 try:
@@ -166,7 +170,7 @@ class Functions:
         self._bus.apply(plan_restore(self._bus.observe(address), DRIVER))
 
     async def _drop(self, addresses: Sequence[str], user: str) -> None:
-        """The last user gives a function back. What an agent before this one has given away stays as it is."""
+        """The last user gives a function back."""
         for address in addresses:
             kind, users = self._users.get(address, (KERNEL, set()))
             users.discard(user)
@@ -203,6 +207,12 @@ async def release(undo: tuple[str, ...], devices: Devices) -> None:
     """The inverse of `prepare`."""
     container_id, *addresses = undo
     await devices.functions.give_back(addresses, container_id)
+
+
+def adopt(kind: str, undo: tuple[str, ...], devices: Devices) -> None:
+    """An agent before this one has prepared it."""
+    container_id, *addresses = undo
+    devices.functions.adopt(kind, addresses, container_id)
 
 
 async def _wait_node(device: DeviceRequest, devices: Devices, number: str, container_id: str) -> Node:

@@ -42,6 +42,8 @@ _BOUNCE = "swiotlb=512"
 
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
+# Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
+_WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
 _LEAST_MAX_CPUS = 4
 
@@ -84,7 +86,7 @@ def plan_command(
         *_plan_devices(config, folder),
     ]  # fmt: skip
     for port in range(_ROOT_PORTS):
-        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1}"]
+        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1},{_WINDOWS}"]
     # Last, so that the slots of everything else are the same with each kind of image.
     return [*command, *root.qemu_args]
 
