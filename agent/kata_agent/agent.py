@@ -364,18 +364,6 @@ class Agent:
 
         await module.load(self._exits, name, ())
 
-    async def drive_memory(self) -> None:
-        """Load the driver of virtio memory devices, if there are any. A failure is logged: the guest does without."""
-        from kata_agent.devices import online
-
-        for alias in online.list_undriven_memory():
-            from kata_agent.errors import AgentError
-
-            try:
-                await self.load_module(alias)
-            except (AgentError, OSError) as error:
-                self._report("no driver for a memory device", error)
-
     @property
     def passed(self) -> PassedConnections | None:
         """Connections for streams that nobody has asked for yet; None where none are listened for."""

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kata_agent import tree
+from kata_agent.devices import online
 from kata_agent.errors import InvalidRequest, WrongState, describe
 from kata_agent.guest import dns, hook, module
 from kata_agent.mounts.storage.request import StorageRequest
@@ -130,7 +131,7 @@ class Sandbox:
             await run(partial(self._prepare_base, wipe=self._owns_guest and not self._agent.has_copied()))
             for entry in request.kernel_modules:
                 await module.load(self._agent.exits, entry.name, entry.parameters)
-            await self._agent.drive_memory()
+            await online.drive_memory(self._agent.load_module, self._agent.log)
             await self._share("ipc", None, undo)
             hostname = request.hostname[:HOSTNAME_LIMIT]
             await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)

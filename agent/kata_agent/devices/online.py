@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kata_agent.cgroups import cpulist
-from kata_agent.errors import AgentError, NotSupported, TimedOut, errno_text
+from kata_agent.errors import AgentError, NotSupported, TimedOut, describe, errno_text
 from kata_linux.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from kata_agent.devices.match import Found, Matcher, Missing, Prompt
+    from kata_agent.log import Log
     from kata_agent.worker import Worker
     from kata_linux.uevent import Uevent
 
@@ -186,6 +187,15 @@ def probe_memory(system: System, addresses: Iterable[int]) -> None:
             raise NotSupported(
                 f"probe memory at 0x{address:X}: this kernel has no {system.root}/memory/probe, ACPI tells it of memory"
             ) from None
+
+
+async def drive_memory(load_module: Callable[[str], Awaitable[None]], log: Log) -> None:
+    """Load the driver of virtio memory devices, if there are any. A failure is logged: the guest does without."""
+    for alias in list_undriven_memory():
+        try:
+            await load_module(alias)
+        except (AgentError, OSError) as error:
+            log.warning("device", "no driver for a memory device", alias=alias, error=describe(error))
 
 
 def list_undriven_memory(bus: str = VIRTIO) -> tuple[str, ...]:
