@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -254,9 +255,11 @@ f(x) := y { y := f(x) }
             async with asyncio.TaskGroup() as group:
                 loop = group.create_task(outcome(slow.exec(container, "loop", "id")))
                 # Neither the agent's event loop nor a rule that needs no engine waits for it.
+                begin = time.monotonic()
                 await other.check()
-                code, _ = await refusal(other.call("StartContainer", container_id="nobody"))
-                assert not loop.done()
+                await refusal(other.call("StartContainer", container_id="nobody"))
+                if time.monotonic() - begin < 3:  # else this machine stood still
+                    assert not loop.done()
             assert isinstance(loop.result(), StatusError)
             assert loop.result().code == Code.INTERNAL
             assert "limit" in loop.result().message
