@@ -52,9 +52,7 @@ def worker_command() -> list[str]:
     """The command line of the engine's process. Raises `EngineError`."""
     extension = find_extension()
     if extension is None:
-        raise EngineError(
-            f"{EXTENSION} is not installed: this guest's image was built without a policy engine"
-        )
+        raise EngineError(f"{EXTENSION} is not installed here")
     interpreter = os.readlink("/proc/self/exe")
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return [interpreter, "-ISOOB", "-c", _CODE, ours, extension]
