@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +32,13 @@ async def output(agent: NativeAgent, spec: oci_pb2.Spec, **request: Any) -> list
     lines = (await agent.read_all(container))[0].decode().splitlines()
     await agent.remove(container)
     return lines
+
+
+async def inside(agent: NativeAgent, script: str) -> None:
+    """Run a shell in the agent's mount namespace."""
+    enter = ("nsenter", "--mount", "--target", str(agent.agent_pid()), "sh", "-ec", script)
+    shell = await asyncio.create_subprocess_exec(*enter)
+    assert await shell.wait() == 0, script
 
 
 async def refusal(agent: NativeAgent, spec: oci_pb2.Spec, **request: Any) -> str:
@@ -178,6 +186,52 @@ def test_mounts_have_their_propagation_and_options(tmp_path):
             (line,) = await output(agent, spec)
             assert {"ro", "nosuid"} <= set(line.split()[5].split(","))
             assert not list((tmp_path / "data").iterdir())
+
+    run_async(body())
+
+
+@pytest.mark.parametrize(("word", "arrives"), [("rslave", True), ("rprivate", False)])
+def test_a_mount_made_later_arrives_in_a_container_as_its_propagation_says(tmp_path, word, arrives):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            source = tmp_path / "source"
+            (source / "late").mkdir(parents=True)
+            share = f"mount -t tmpfs none {source}; mount --make-shared {source}; mkdir {source}/late"
+            await inside(agent, share)
+            spec = oci_spec("sleep", "1000")
+            spec.Linux.RootfsPropagation = word
+            spec.Mounts.add(destination="/tmp", type="bind", source=str(source), options=["rbind", word])
+            container = await create(agent, spec)
+            await agent.call("StartContainer", container_id=container)
+            await inside(agent, f"mount -t tmpfs none {source}/late")
+            await agent.exec(container, "look", "grep", "-c", " /tmp/late ", "/proc/self/mounts")
+            assert await agent.wait(container, "look") == (0 if arrives else 1)
+            await agent.remove(container)
+            await inside(agent, f"umount -R {source}")
+
+    run_async(body())
+
+
+@pytest.mark.requires("userns")
+def test_an_id_mapped_mount_shows_its_files_as_the_containers_own(tmp_path):
+    """The folder belongs to the guest's root; without the mapping a user namespace sees nobody's files."""
+
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            data = tmp_path / "data"
+            data.mkdir(mode=0o700)
+            (data / "file").write_text("x")
+            owners = {}
+            for name, options in (("plain", ["rbind"]), ("mapped", ["rbind", "idmap"])):
+                spec = oci_spec("sh", "-c", "stat -c %u /tmp; cat /tmp/file; touch /tmp/made; echo $?")
+                spec.Linux.Namespaces.add(Type="user")
+                for field in (spec.Linux.UIDMappings, spec.Linux.GIDMappings):
+                    field.add(ContainerID=0, HostID=100000, Size=65536)
+                spec.Mounts.add(destination="/tmp", type="bind", source=str(data), options=options)
+                owners[name] = await output(agent, spec)
+            assert owners["plain"][0] == "65534"
+            assert owners["mapped"] == ["0", "x0"]
+            assert (data / "made").stat().st_uid == 0
 
     run_async(body())
 

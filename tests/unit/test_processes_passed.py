@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +16,7 @@ from kata_agent.errors import NotFound
 from kata_agent.log import Log
 from kata_agent.processes import passed
 from kata_agent.processes.passed import PassedConnections, port_of
+from kata_testing.repository import ROOT
 from kata_testing.wire import run_async
 
 _names = itertools.count()
@@ -184,3 +188,53 @@ def test_a_token_that_no_connection_begins_with_is_told(monkeypatch):
         connection.close()
 
     with_place(body)
+
+
+class Dying(Keeper):
+    """A store that is never reached: the agent is killed between accepting a connection and having it kept."""
+
+    def store(self, name, fds):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_connection_that_a_killed_agent_had_only_accepted_ends_and_its_host_can_dial_again():
+    name = f"\0kata-passed-{os.getpid()}-{next(_names)}"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as peer:
+        listener.bind(name)
+        listener.listen(16)
+        peer.bind(f"{name}-peer:5")
+        peer.connect(name)
+        peer.settimeout(20)
+        program = f"""
+import asyncio, os, socket
+from tests.unit.test_processes_passed import Dying
+from kata_agent.log import Log
+from kata_agent.processes.passed import PassedConnections
+async def main():
+    listener = socket.socket(fileno={listener.fileno()})
+    PassedConnections(listener, Dying(), Log(os.open(os.devnull, os.O_WRONLY)), {{}})
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+        died = subprocess.run(
+            [sys.executable, "-c", program], pass_fds=(listener.fileno(),), cwd=ROOT, timeout=60, check=False,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        )  # fmt: skip
+        assert died.returncode == -signal.SIGKILL
+        assert peer.recv(1) == b"", "the host sees the end, and is not left to wait"
+        peer.close()
+
+        async def body() -> None:
+            keeper = Keeper()
+            passed = PassedConnections(listener.dup(), keeper, Log(os.open(os.devnull, os.O_WRONLY)), {})
+            with socket.socket(socket.AF_UNIX) as again:
+                again.bind(f"{name}-peer:5")
+                again.connect(name)
+                (connection,) = await passed.take((5,))
+                assert connection is not None
+                with connection:
+                    again.send(b"goes on")
+                    assert connection.recv(9) == b"goes on"
+            passed.close()
+
+        run_async(body())

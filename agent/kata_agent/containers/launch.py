@@ -15,7 +15,7 @@ from kata_agent.errors import NotSupported, WrongState
 from kata_agent.processes.exits import exactly, since
 from kata_agent.processes.stdio import Pipes
 from kata_agent.processes.tty import ConsoleSocket
-from kata_linux import procfs
+from kata_linux import cgroupfs, procfs
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +62,12 @@ class Launcher:
         """From a reserved id and a spec for crun to a container whose init waits for `start`."""
         where = self._settings.bundle(container.id)
         if cgroup.is_populated(self._settings.cgroup_root + container.cgroup):
-            raise WrongState(f"create {container.id}: cgroup {container.cgroup} is in use by others")
+            raise WrongState(
+                f"create {container.id}: cgroup {container.cgroup} is in use by others; an agent without PID 1 that "
+                "was killed leaves its containers running: write 1 to that group's cgroup.kill, or take another id"
+            )
+        # A group that a killed agent has left has its device program still, and crun cannot attach another (EEXIST).
+        cgroupfs.remove(self._settings.cgroup_root + container.cgroup)
         undo.push(f"unmount the root of {container.id}", lambda: self._remover.unmount_root(container))
         container.root_mounted = bundle.make(where, root)
         _resolve_user(spec["process"], f"{where}/rootfs")
