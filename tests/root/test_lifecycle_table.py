@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +165,118 @@ def test_every_verb_does_in_this_state_what_the_table_says(tmp_path, state):
 
 def test_the_table_is_whole():
     assert {verb: len(row) for verb, row in TABLE.items()} == dict.fromkeys(TABLE, len(STATES))
+
+
+@asynccontextmanager
+async def under_way(agent: NativeAgent, folder: Path, kind: str) -> AsyncIterator[tuple[str, Path]]:
+    """A container whose create (`Prestart`) or removal (`Poststop`) waits in a hook, until the path is written to."""
+    entered, leave = folder / "entered", folder / "leave"
+    for path in (entered, leave):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    spec = oci_spec("sleep", "1000")
+    script = f"echo > {entered}; read x < {leave}"
+    getattr(spec.Hooks, kind).append(oci_pb2.Hook(Path="/bin/sh", Args=["sh", "-c", script], Timeout=60))
+    container = fresh_id("underway")
+    other = agent.another()
+    create = other.call("CreateContainer", container_id=container, OCI=spec)
+    async with asyncio.TaskGroup() as group:
+        if kind == "Poststop":
+            await create
+            await other.call("StartContainer", container_id=container)
+            create = other.call("RemoveContainer", container_id=container)
+        group.create_task(create)
+        await asyncio.to_thread(entered.read_text)
+        yield container, leave
+
+
+# While a create, or a removal, waits for a hook: what is answered at once.
+AT_ONCE = {
+    "create": (r"^container .* already exists$",) * 2,
+    "exec": (wrong("exec", "creating"), wrong("exec", "stopped")),
+    "signal": (OK, OK),
+    "stats": (r"failed to get stats of container .*: it is creating", OK),
+    "resize": ("no tty", "no tty"),
+}
+# What waits for its turn, and what it answers then.
+IN_TURN = {
+    "start": (OK, wrong("start", "stopped")),
+    "update": (OK, wrong("update", "stopped")),
+    "pause": (OK, wrong("pause", "stopped")),
+    "resume": (wrong("resume", "created"), wrong("resume", "stopped")),
+    "remove": (OK, UNKNOWN),
+}
+KINDS = ("Prestart", "Poststop")
+
+
+async def answer_of(agent: NativeAgent, verb: str, container: str) -> str:
+    try:
+        await do(agent, verb, container)
+    except StatusError as error:
+        return error.message or "an error without text"
+    return OK
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["creating", "being removed"])
+def test_what_needs_no_turn_is_answered_while_a_create_or_a_removal_waits_for_a_hook(tmp_path, kind):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            async with under_way(agent, tmp_path, kind) as (container, leave):
+                answers = {verb: await answer_of(agent, verb, container) for verb in AT_ONCE}
+                await asyncio.to_thread(leave.write_text, "now\n")
+            for verb, expected in AT_ONCE.items():
+                wanted = expected[KINDS.index(kind)]
+                assert re.search(wanted, answers[verb]) if wanted else answers[verb] == OK, (
+                    verb,
+                    answers[verb],
+                )
+            if kind == "Prestart":
+                await agent.call("RemoveContainer", container_id=container)
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["creating", "being removed"])
+@pytest.mark.parametrize("verb", IN_TURN)
+def test_what_changes_a_container_waits_for_the_create_or_the_removal_that_is_under_way(tmp_path, verb, kind):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            asking = agent.another()
+            async with asyncio.TaskGroup() as group, under_way(agent, tmp_path, kind) as (container, leave):
+                answer = group.create_task(answer_of(asking, verb, container))
+                for _ in range(3):
+                    await agent.check()  # the agent had its turns, and did not answer
+                assert not answer.done()
+                await asyncio.to_thread(leave.write_text, "now\n")
+            wanted = IN_TURN[verb][KINDS.index(kind)]
+            found = answer.result()
+            assert re.search(wanted, found) if wanted else found == OK, found
+            if kind == "Prestart" and verb != "remove":
+                await agent.call("RemoveContainer", container_id=container)
+
+    run_async(body())
+
+
+def test_every_verb_of_the_table_is_tried_under_way_too():
+    # A write waits for a reader, as ever. Killing all has a test of its own: it ends the create.
+    assert {*AT_ONCE, *IN_TURN, "write", "kill all"} == set(TABLE)
+
+
+def test_killing_all_of_a_container_that_is_being_made_fails_its_create_and_leaves_nothing(tmp_path):
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            try:
+                async with under_way(agent, tmp_path, "Prestart") as (container, leave):
+                    assert await answer_of(agent, "kill all", container) == OK
+                    await asyncio.to_thread(leave.write_text, "now\n")
+            except* StatusError as group:
+                (error,) = group.exceptions
+                assert "crun create" in str(error)
+            else:
+                raise AssertionError("the create did not fail")
+            await agent.create(container, "true")  # the id and the group are free again
+
+    run_async(body())
 
 
 @pytest.mark.parametrize("state", WAITABLE)

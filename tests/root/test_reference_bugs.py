@@ -21,15 +21,14 @@ ELSEWHERE = {
     3: "tests/root/test_containers_hooks.py::test_guest_hooks_come_after_the_containers_own",
     5: "tests/unit/test_cgroups_stats.py::test_cpu_is_in_nanoseconds_and_throttled_time_is_not_lost",
     17: "tests/unit/test_agent_copyfile.py::test_path_that_does_not_lie_plainly_below_the_root_is_refused",
+    19: "tests/root/test_agent_policy.py::test_a_broken_policy_is_refused_with_its_place_and_the_old_one_stays",
+    20: "tests/unit/test_devices_rewrite.py::"
+    "test_addresses_of_all_devices_are_translated_in_their_lists_and_their_infos",
+    21: "tests/root/test_agent_iptables.py::test_rules_that_are_set_are_the_kernel_s_and_are_read_back",
     22: "tests/unit/test_agent_config.py::test_environment_wins_and_takes_any_address",
     25: "tests/root/test_agent_sandbox.py::test_bind_with_ro_is_really_read_only",
 }
-LATER = {
-    18: "policy",
-    19: "policy",
-    20: "PCI devices",
-    21: "iptables come with the network",
-}
+LATER: dict[int, str] = {}
 
 
 def test_every_bug_has_a_test_or_a_reason():
@@ -283,6 +282,21 @@ def test_bug_16_streams_that_nobody_reads_keep_no_descriptor_after_the_removal(t
                 assert await agent.wait(container, f"e{number}") == 0
             await agent.remove(container)
             assert agent.open_fds() == before
+
+    run_async(body())
+
+
+@pytest.mark.requires("policy-engine")
+def test_bug_18_a_policy_that_pardoned_refusals_pardons_none_of_the_next_one(tmp_path):
+    refuses = "package agent_policy\ndefault SetPolicyRequest := true\ndefault GuestDetailsRequest := false\n"
+
+    async def body():
+        async with native_agent(tmp_path) as agent:
+            await agent.call("SetPolicy", policy=f"{refuses}default AllowRequestsFailingPolicy := true\n")
+            await agent.call("GetGuestDetails")
+            await agent.call("SetPolicy", policy=refuses)
+            error = await refusal(agent.call("GetGuestDetails"))
+            assert error.code is Code.PERMISSION_DENIED
 
     run_async(body())
 
