@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -14,9 +14,10 @@ from uuid import UUID
 import pytest
 
 from kata_host.connect import connect
-from kata_host.sandbox import Sandbox
-from kata_host.spec import BindMount, ProcessPlan, plan_spec
+from kata_host.sandbox import Container, Sandbox, end_container
+from kata_host.spec import CAPABILITIES, BindMount, ProcessPlan, plan_spec
 from kata_images.verity import BLOCK_BYTES, make_hash_tree
+from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
 from kata_testing.guest import read_all, run_tool
@@ -206,6 +207,35 @@ def test_a_changed_byte_of_a_volume_is_an_error_for_its_reader_alone(machine: Ma
     assert bad[0] == 1
     assert b"Input/output error" in bad[2]
     assert bad[1] == b""
+
+
+# The agent is made the first choice of the out-of-memory killer, which is then called by hand (test_restart.py).
+KILL_AGENT = """
+for p in /mnt/[0-9]*; do
+  read -r name < $p/comm && [ "$name" = kata-agent ] && echo 1000 > $p/oom_score_adj
+done
+echo f > /mnt/sysrq-trigger
+"""
+
+
+def test_the_next_agent_takes_the_disks_of_a_killed_one_apart(machine: Machine) -> None:
+    """What is left is looked at by the test after this one."""
+    capabilities = [*CAPABILITIES, "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]
+    process = ProcessPlan(["sh", "-c", KILL_AGENT], capabilities=capabilities)
+    binds = [BindMount("/proc", "/mnt", ("rbind", "rw"))]
+
+    async def use() -> None:
+        async with machine.sandbox() as sandbox:
+            spec = plan_spec(process, ROOT, binds=binds, writable=True, masked=False)
+            killer = await sandbox.create(spec, "killer", storages=plan_layers(machine))
+            with suppress(ConnectionLostError):
+                await killer.start()
+                await killer.wait(60)
+        async with machine.sandbox() as sandbox:
+            await sandbox.client.check()
+            await end_container(Container(sandbox.client, "killer"))
+
+    asyncio.run(use())
 
 
 def test_after_the_last_container_no_device_and_no_mount_is_left(machine: Machine) -> None:
