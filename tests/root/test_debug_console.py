@@ -22,6 +22,7 @@ from kata_testing.wire import run_async
 pytestmark = pytest.mark.requires(*NEEDS)
 
 TOOL = (sys.executable, "-m", "kata_host.cli.main", "console")
+DEADLINE_S = 150.0
 
 
 class Shell:
@@ -91,7 +92,7 @@ def test_shell_has_a_terminal_of_its_own_and_is_killed_with_its_connection(tmp_p
                     shell.writer.close()
             assert "debug console opened" in agent.log.read_text()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_window_size_is_the_host_s_now_and_when_it_changes(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_window_size_is_the_host_s_now_and_when_it_changes(tmp_path: Path) -> No
             shell.writer.write(encode_size(44, 202))
             assert "=44 202_" in await shell.ask("echo size=$(stty size)_$((40+2))", "_42")
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_everything_that_was_printed_arrives_before_the_end_and_sessions_are_bounded(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_everything_that_was_printed_arrives_before_the_end_and_sessions_are_bou
             for _, writer in shells:
                 writer.close()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_port_alone_opens_nothing(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_port_alone_opens_nothing(tmp_path: Path) -> None:
             with pytest.raises(FileNotFoundError):
                 await asyncio.open_unix_connection(port_of(tmp_path).path)
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_console_is_there_again_after_the_agent_s_death(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_console_is_there_again_after_the_agent_s_death(tmp_path: Path) -> None:
             async with shell_of(tmp_path) as shell:
                 assert "b42" in await shell.ask("echo b$((40+2))", "b42")
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 async def run_tool(folder: Path, keys: list[tuple[bytes, bytes]]) -> tuple[int, bytes, bool]:
@@ -188,7 +189,7 @@ def test_tool_gives_the_terminal_back(tmp_path: Path, last: tuple[bytes, bytes])
             assert b"a42 " in shown
             await agent.check()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_tool_takes_commands_from_a_pipe(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_tool_takes_commands_from_a_pipe(tmp_path: Path) -> None:
             assert b"from-42" in output
             assert b"24 80" in output
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_tool_says_how_to_open_a_console_that_is_not_there(tmp_path: Path) -> None:
@@ -216,4 +217,4 @@ def test_tool_says_how_to_open_a_console_that_is_not_there(tmp_path: Path) -> No
         assert process.returncode == 1
         assert b"agent.debug_console agent.debug_console_vport=1026" in errors
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)

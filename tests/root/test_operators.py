@@ -29,7 +29,8 @@ pytestmark = pytest.mark.requires(*NEEDS)
 
 SANDBOX = services.SANDBOX_SERVICE
 TOOL = (sys.executable, "-m", "kata_host.cli.main")
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+DEADLINE_S = 150.0
 
 
 async def ask(agent: NativeAgent, name: str, **fields: Any) -> Any:
@@ -95,7 +96,7 @@ def test_log_port_has_the_start_and_what_follows_and_outlives_the_agent(tmp_path
                     assert told["calls"].startswith(f"WaitProcess {agent.made[-1]} (under way); ")
                     assert "StartContainer" in told["calls"]
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_tool_prints_the_log_port_until_the_agent_hangs_up(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_tool_prints_the_log_port_until_the_agent_hangs_up(tmp_path: Path) -> No
             assert process.returncode == 0
             await agent.check()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_level_changes_while_it_runs_and_nonsense_is_refused(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_level_changes_while_it_runs_and_nonsense_is_refused(tmp_path: Path) -> 
             assert agent.log.read_text().count("log level changed") == 2
             assert "invalid choice" in await tool(agent, "log-level", "loud", status=2)
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_why_shows_what_the_dead_agent_was_doing(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_why_shows_what_the_dead_agent_was_doing(tmp_path: Path) -> None:
             printed = json.loads(await tool(agent, "why", "--json"))
             assert printed["life"] == 2
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_part_that_cannot_be_opened_is_told_and_the_agent_serves(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_part_that_cannot_be_opened_is_told_and_the_agent_serves(tmp_path: Path)
             assert "no log port" in agent.log.read_text()
             assert (await ask(agent, "LastCalls")).life == 1
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_calls_are_spans_below_their_callers_at_the_forwarder(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_calls_are_spans_below_their_callers_at_the_forwarder(tmp_path: Path) ->
                     assert "nobody" in span.status_message
                     assert span.attributes["container-id"] == "nobody"
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_tool_prints_spans_as_they_come(tmp_path: Path) -> None:
@@ -217,4 +218,4 @@ def test_tool_prints_spans_as_they_come(tmp_path: Path) -> None:
         assert json.loads(output)["name"] == "get_guest_details"
         assert not address.exists()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)

@@ -13,6 +13,8 @@ from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
+DEADLINE_S = 150.0
+
 
 async def why_refused(agent: NativeAgent, method: str) -> str:
     """The text with which policy's status refuses a call of Kata's service, or of ours."""
@@ -21,7 +23,7 @@ async def why_refused(agent: NativeAgent, method: str) -> str:
     )
     about = service.methods[method]
     with pytest.raises(StatusError) as caught:
-        await (await agent.client()).call(about, about.request_type(), timeout_s=20)
+        await (await agent.client()).call(about, about.request_type(), timeout_s=60)
     assert caught.value.code is Code.PERMISSION_DENIED
     return caught.value.message
 
@@ -42,14 +44,14 @@ def test_file_s_allow_list_holds_for_kata_s_service_and_ours(tmp_path: Path) -> 
             assert await why_refused(agent, "ReadStderr") == "ReadStreamRequest is blocked"
             assert await why_refused(agent, "LastCalls") == "LastCallsRequest is blocked"
             about = services.SANDBOX_SERVICE.methods["LogLevel"]
-            answer = await (await agent.client()).call(about, about.request_type(), timeout_s=20)
+            answer = await (await agent.client()).call(about, about.request_type(), timeout_s=60)
             assert answer.level == "debug"
             log = agent.log.read_text()
             assert '"an allowed endpoint that does not exist"' in log
             assert '"GetGuestDetail"' in log
             assert f"{file}: server_addr: not used, PID 1 listens where agent.server_addr=" in log
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)
 
 
 def test_broken_file_refuses_nearly_everything_and_says_where_it_is_broken(tmp_path: Path) -> None:
@@ -66,4 +68,4 @@ def test_broken_file_refuses_nearly_everything_and_says_where_it_is_broken(tmp_p
             )
             assert "setting not understood" in agent.log.read_text()
 
-    run_async(body())
+    run_async(body(), DEADLINE_S)

@@ -25,7 +25,7 @@ from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 WORDS = (
     *("agent.log_vport=1025", "agent.kernel_log", "agent.trace", "loglevel=5"),
     *("agent.debug_console", "agent.debug_console_vport=1026"),
