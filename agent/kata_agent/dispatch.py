@@ -1,8 +1,7 @@
 """From the name of a method to its handler, wrapped once: error mapping and the failed call's log line.
 
-Owns: which methods there are, which are built, and what surrounds every handler, a policy before all.
-Must not know: what a handler does. Follows: Kata's wire contract; a method that is not built answers NOT_FOUND,
-because the Go runtime takes that for "this agent is older than the call".
+Owns: which methods there are and what surrounds every handler, a policy before all.
+Must not know: what a handler does. Follows: Kata's wire contract, whose methods are all here.
 
 Messages of `grpc.AgentService` are imported with the first call of that service: a guest whose host only asks for
 health never pays for them.
@@ -37,8 +36,8 @@ HEALTH = "grpc.Health"
 AGENT = "grpc.AgentService"
 SANDBOX = "kata.agent.v1.Sandbox"
 
-# Method -> module below `kata_agent.services` whose HANDLERS has it; None where it is not built.
-METHODS: dict[str, dict[str, str | None]] = {
+# Method -> module below `kata_agent.services` whose HANDLERS has it.
+METHODS: dict[str, dict[str, str]] = {
     HEALTH: {"Check": "health", "Version": "health"},
     AGENT: {
         "CreateContainer": "containers",

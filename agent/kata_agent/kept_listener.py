@@ -12,7 +12,7 @@ from kata_protocols.aio import listen
 from kata_protocols.aio.address import parse_address
 
 if TYPE_CHECKING:
-    from kata_agent.agent import Host
+    from kata_agent.parts import Host
 
 
 def open_listener(name: str, address: str, host: Host, stored: dict[str, tuple[int, ...]]) -> socket.socket:

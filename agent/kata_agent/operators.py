@@ -14,8 +14,9 @@ from kata_agent import errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kata_agent.agent import Agent, Host
+    from kata_agent.agent import Agent
     from kata_agent.log_port import LogPort
+    from kata_agent.parts import Host
 
 
 class Operators:

@@ -26,7 +26,7 @@ from kata_linux import mount, namespaces, openat2
 from kata_linux.record import Record
 
 if TYPE_CHECKING:
-    from kata_agent.agent import Agent
+    from kata_agent.parts import Parts
 
 NAMESPACE_DIRECTORY = "/run/sandbox-ns"
 NAMESPACES = ("ipc", "uts")
@@ -57,7 +57,7 @@ class SandboxRequest(Record):
 class Sandbox:
     """One per agent. Before `create` it has no shared namespaces, and containers cannot be made."""
 
-    def __init__(self, agent: Agent, *, owns_guest: bool, base: str, run: str) -> None:
+    def __init__(self, agent: Parts, *, owns_guest: bool, base: str, run: str) -> None:
         self._agent = agent
         self._owns_guest = owns_guest
         self._base = base

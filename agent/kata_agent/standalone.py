@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kata_agent.agent import RUN_DIRECTORY
+from kata_agent.parts import RUN_DIRECTORY
 from kata_linux import hierarchy, mount, namespaces, prctl
 from kata_linux.record import Record
 from kata_protocols.aio import listen

@@ -44,8 +44,8 @@ OURS = """
 kata_agent kata_agent.agent kata_agent.around kata_agent.busypoll kata_agent.config kata_agent.config.setting
 kata_agent.config.source kata_agent.config.table kata_agent.config.value kata_agent.dispatch kata_agent.durations
 kata_agent.errors kata_agent.flight kata_agent.life kata_agent.log
-kata_agent.main kata_agent.policy kata_agent.processes kata_agent.processes.exits kata_agent.serve kata_agent.services
-kata_agent.services.health kata_agent.spare kata_agent.version
+kata_agent.main kata_agent.parts kata_agent.policy kata_agent.processes kata_agent.processes.exits
+kata_agent.serve kata_agent.services kata_agent.services.health kata_agent.spare kata_agent.version
 kata_init kata_init.exits
 kata_linux kata_linux.procfs kata_linux.record
 kata_protocols kata_protocols.aio kata_protocols.aio.calls kata_protocols.aio.connection kata_protocols.aio.reply

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def read_generation() -> pb.Generation:
     """Which copy of a saved machine this is."""
-    from kata_agent.agent import RUN_DIRECTORY
+    from kata_agent.parts import RUN_DIRECTORY
     from kata_agent.snapshot.repair import read_generation
 
     found = read_generation(RUN_DIRECTORY)

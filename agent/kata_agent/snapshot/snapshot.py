@@ -25,7 +25,7 @@ from kata_agent.worker import Doubtful
 from kata_linux import fsfreeze, mountinfo
 
 if TYPE_CHECKING:
-    from kata_agent.agent import Agent
+    from kata_agent.parts import Parts
     from kata_agent.snapshot.repair import Generation, Wanted
     from kata_agent.snapshot.steps import Step
 
@@ -38,7 +38,7 @@ _CALLS_AT_ONCE = 4
 class Snapshot:
     """One per agent. `quiet` tells the dispatcher that nothing may be changed."""
 
-    def __init__(self, agent: Agent, folder: str) -> None:
+    def __init__(self, agent: Parts, folder: str) -> None:
         self._agent = agent
         self._folder = folder
         self._lock = asyncio.Lock()
