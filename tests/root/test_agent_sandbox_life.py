@@ -67,8 +67,9 @@ class FakeAgent:
     def has_copied(self) -> bool:
         return self.copied
 
-    async def drive_memory(self) -> None:
-        """Nothing drives this one's memory."""
+    async def load_module(self, name: str) -> None:
+        """Whoever has a memory device without a driver needs one; not these machines."""
+        raise AssertionError(name)
 
 
 def make_sandbox(agent: FakeAgent, *, owns_guest: bool = True) -> Sandbox:
