@@ -19,7 +19,7 @@ from kata_images.manifest import Part
 from kata_images.workshop import Workshop, copy_tree, size_below
 
 # Import packages whose name is not the distribution's.
-TOP_FOLDERS = {"protobuf": "google"}
+TOP_FOLDERS = {"protobuf": "google", "pyyaml": "yaml"}
 
 
 def make_interpreter(shop: Workshop) -> Path:

@@ -202,7 +202,8 @@ def test_the_guests_own_python_imports_everything_that_may_be_asked_for(tree: Tr
 
 
 class Assembly:
-    """Whole assemblies, quickly compressed: packages and what was compiled come from the cache, the rest is made anew.
+    """Whole assemblies, quickly compressed: packages and what was compiled (crun, upb, the policy engine) come from the
+    cache, the rest is made anew.
 
     Of a copy of the sources: an edit while the tests run must not look like a difference.
     """
@@ -233,7 +234,7 @@ class Assembly:
         output, cache = self._folder / name / "guest", self._folder / name / "cache"
         if not cache.exists():
             cache.mkdir(parents=True)
-            for kept in ("apt", "archives", "packages", "compiled"):
+            for kept in ("apt", "archives", "packages", "compiled", "engine"):
                 (cache / kept).symlink_to(BUILD / "cache" / kept)
         argv = [
             *before,
