@@ -189,7 +189,7 @@ def test_a_removal_waits_for_a_hook_after_the_stop_no_longer_than_its_caller_and
                 await agent.call("RemoveContainer", container_id=container, timeout=1)
             assert 1 <= time.monotonic() - began < 4
             # It does: whoever asks again waits for the same end, which the hook's own limit brings.
-            with pytest.raises(StatusError, match="there is no such container"):
+            with pytest.raises(StatusError, match="it does not exist"):
                 await agent.call("RemoveContainer", container_id=container)
             assert 4 <= time.monotonic() - began < 15
             agent.made.remove(container)

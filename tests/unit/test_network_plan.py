@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from kata_agent.errors import NotFound
 from kata_agent.network import apply, ops, pci, wanted
+from kata_agent.network.apply import RequestFailed, settle
 from kata_agent.network.plan import Observation, plan_interface, plan_neighbours, plan_routes
 from kata_agent.network.value import Malformed, parse_ip
 from kata_agent.network.wanted import WantedAddress, WantedInterface, parse_neighbour, parse_route
@@ -321,3 +323,32 @@ def test_interfaces_are_found_behind_a_bridge(tmp_path: Path) -> None:
     ):
         with pytest.raises(NotFound, match=text):
             pci.find_interfaces(str(tmp_path), path)
+
+
+class Change:
+    """Fails so many times with this errno."""
+
+    def __init__(self, failures: int, number: int) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._number = number
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise RequestFailed("rename interface eth0 to eth1", self._number)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_name_that_was_taken_in_between_is_looked_at_anew(failures: int) -> None:
+    change = Change(failures, errno.EEXIST)
+    settle(change)
+    assert change.calls == failures + 1
+
+
+@pytest.mark.parametrize(("number", "calls"), [(errno.EEXIST, 3), (errno.EBUSY, 1)])
+def test_a_name_that_stays_taken_and_every_other_refusal_is_told(number: int, calls: int) -> None:
+    change = Change(9, number)
+    with pytest.raises(RequestFailed, match="rename interface eth0 to eth1"):
+        settle(change)
+    assert change.calls == calls

@@ -16,9 +16,14 @@ from kata_linux.netlink import Refused
 from kata_protocols.status import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kata_agent.network.ops import Operation
     from kata_linux.rtmessage import Route
     from kata_linux.rtnetlink import RouteNetlink
+
+
+_ATTEMPTS = 3
 
 
 class RequestFailed(AgentError):
@@ -40,6 +45,20 @@ def apply(plan: Iterable[Operation], netlink: RouteNetlink) -> None:
             text = ops.describe_failure(operation, explain(error))
             raise RequestFailed("; ".join([text, *take_back(done, netlink)]), error.errno or 0) from error
         done.append(operation)
+
+
+def settle(change: Callable[[], None]) -> None:
+    """Look, plan and do once more when a name was taken in between, as by an interface that has just been plugged in.
+
+    What was done has been taken back by then. Raises `RequestFailed` when that happens again and again.
+    """
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            change()
+            return
+        except RequestFailed as error:
+            if error.errno != errno.EEXIST or not left:
+                raise
 
 
 def take_back(done: list[Operation], netlink: RouteNetlink) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kata_agent.network.apply import apply, telling
+from kata_agent.network.apply import apply, settle, telling
 from kata_agent.network.observe import observe_interface
 from kata_agent.network.ops import describe as describe_operation
 from kata_agent.network.plan import plan_interface, plan_neighbours, plan_routes
@@ -93,8 +93,11 @@ class Network:
 
     def _update_interface(self, wanted: WantedInterface) -> None:
         with telling("update interface"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:
-            seen = observe_interface(netlink, self._sysfs, self._procfs, wanted.device_path)
-            self._apply(plan_interface(wanted, seen), netlink)
+            settle(partial(self._change_interface, wanted, netlink))
+
+    def _change_interface(self, wanted: WantedInterface, netlink: RouteNetlink) -> None:
+        seen = observe_interface(netlink, self._sysfs, self._procfs, wanted.device_path)
+        self._apply(plan_interface(wanted, seen), netlink)
 
     def _update_routes(self, wanted: Sequence[WantedRoute]) -> Routes:
         with telling("update routes"), RouteNetlink(ANSWER_TIMEOUT_S) as netlink:
