@@ -54,11 +54,11 @@ def settle(change: Callable[[], None]) -> None:
     """
     for left in reversed(range(_ATTEMPTS)):
         try:
-            change()
-            return
+            return change()
         except RequestFailed as error:
             if error.errno != errno.EEXIST or not left:
                 raise
+    return None
 
 
 def take_back(done: list[Operation], netlink: RouteNetlink) -> list[str]:
