@@ -1,26 +1,48 @@
 """Two virtio-net devices, plugged into the running machine: set up by the host's calls, used from inside a container.
 
 QEMU's user network needs no privileges: its gateway stands for this machine's loopback. Each device has one of its own.
+
+On a machine of their own: in the shared one, after disks, pmem and an out-of-memory kill, the guest's kernel held up
+the driver of a plugged interface for as long as it was waited for, in two whole runs of this layer. Not understood yet.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
 
+from kata_host.connect import connect
+from kata_host.sandbox import plan_share_storage
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import types_pb2
 from kata_protocols.status import StatusError
-from kata_testing.guest import Guest, run_container
+from kata_testing.guest import Guest, boot_guest, run_container
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 NICS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Guest]:
+    with tempfile.TemporaryDirectory(prefix="kata-") as folder, boot_guest(Path(folder)) as machine:
+        asyncio.run(create_sandbox(machine))
+        yield machine
+
+
+async def create_sandbox(machine: Guest) -> None:
+    async with await connect(machine.address) as client:
+        request = pb.CreateSandboxRequest(sandbox_id="shared", storages=[plan_share_storage()])
+        await client.create_sandbox(request)
+
+
 ANSWER = b"hello from the host"
 UNPLUG_TIMEOUT_S = 30.0
 
