@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kata_agent.metrics.exposition import COUNTER, GAUGE, Family, Sample, item_family
 from kata_agent.metrics.process import read
+from kata_linux import psi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,7 +89,6 @@ MEMORY_ITEMS = {
     "per_cpu": "Percpu",
     "k_reclaimable": "KReclaimable",
 }
-PRESSURES = ("cpu", "io", "memory")
 
 
 def load_families(text: str) -> Iterator[Family]:
@@ -157,13 +157,12 @@ def pressure_families(texts: Iterable[tuple[str, str]]) -> Iterator[Family]:
     """From /proc/pressure: shares of time in percent over three windows, and the time lost since boot."""
     shares, totals = [], []
     for resource, text in texts:
-        for line in text.splitlines():
-            kind, *pairs = line.split()
-            for name, _, value in (pair.partition("=") for pair in pairs):
-                if name == "total":
-                    totals.append(_sample(int(value) / 1e6, kind=kind, resource=resource))
-                else:
-                    shares.append(_sample(float(value), item=f"{kind}_{name}", resource=resource))
+        for kind, line in psi.parse(text).items():
+            totals.append(_sample(line.total_us / 1e6, kind=kind, resource=resource))
+            shares += [
+                _sample(getattr(line, window), item=f"{kind}_{window}", resource=resource)
+                for window in ("avg10", "avg60", "avg300")
+            ]
     yield Family(
         "kata_guest_pressure", GAUGE, "Time that tasks waited for a resource in percent", tuple(shares)
     )
@@ -184,7 +183,7 @@ def sources(proc: str) -> Iterator[tuple[str, Callable[[], Iterator[Family]]]]:
     if os.path.isdir(f"{proc}/pressure"):  # a kernel may be built or booted without
         yield (
             f"{proc}/pressure",
-            lambda: pressure_families((name, read(f"{proc}/pressure/{name}")) for name in PRESSURES),
+            lambda: pressure_families((name, read(f"{proc}/pressure/{name}")) for name in psi.RESOURCES),
         )
 
 
