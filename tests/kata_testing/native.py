@@ -14,12 +14,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+
+import pytest
 
 from kata_linux import procfs
 from kata_protocols import services
@@ -80,6 +82,13 @@ def oci_spec(*args: str, root: str = "", **process: Any) -> oci_pb2.Spec:
 def fresh_id(name: str = "test") -> str:
     """A container id that no other test uses."""
     return f"{name}-{os.getpid()}-{next(_numbers)}"
+
+
+async def refusal(call: Awaitable[object]) -> StatusError:
+    """The status that a call must fail with."""
+    with pytest.raises(StatusError) as caught:
+        await call
+    return caught.value
 
 
 class NativeAgent:
@@ -286,4 +295,5 @@ __all__ = [
     "native_agent",
     "oci_process",
     "oci_spec",
+    "refusal",
 ]

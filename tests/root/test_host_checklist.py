@@ -22,7 +22,7 @@ from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import health_pb2, oci_pb2, ttrpc_pb2
 from kata_protocols.services import Method
 from kata_protocols.status import Code, StatusError
-from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_spec
+from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_spec, refusal
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -37,12 +37,6 @@ def with_agent(tmp_path: Path, work: Callable[[NativeAgent], Awaitable[None]]) -
             await work(agent)
 
     run_async(body(), 60)
-
-
-async def failure(call: Awaitable[object]) -> StatusError:
-    with pytest.raises(StatusError) as caught:
-        await call
-    return caught.value
 
 
 def test_row_01_the_agent_listens_within_the_window_of_the_impatient_host(tmp_path: Path) -> None:
@@ -148,9 +142,9 @@ def test_row_09_what_is_gone_is_no_error_or_says_so(tmp_path: Path) -> None:
     gone = re.compile("not found|not exist")
 
     async def work(agent: NativeAgent) -> None:
-        assert gone.search((await failure(agent.call("RemoveContainer", container_id="gone"))).message)
+        assert gone.search((await refusal(agent.call("RemoveContainer", container_id="gone"))).message)
         assert gone.search(
-            (await failure(agent.call("SignalProcess", container_id="gone", signal=9))).message
+            (await refusal(agent.call("SignalProcess", container_id="gone", signal=9))).message
         )
         await agent.call("RemoveStaleVirtiofsShareMounts")
         container = await agent.run("true")
@@ -201,7 +195,7 @@ def test_row_13_unknown_calls_fields_and_kernel_words_harm_nothing(tmp_path: Pat
     async def work(agent: NativeAgent) -> None:
         client = await agent.client()
         unknown = Method("grpc.AgentService", "NoSuchCall", pb.GetMetricsRequest, pb.Metrics)
-        error = await failure(client.call(unknown, pb.GetMetricsRequest(), timeout_s=10))
+        error = await refusal(client.call(unknown, pb.GetMetricsRequest(), timeout_s=10))
         assert error.code in {Code.UNIMPLEMENTED, Code.NOT_FOUND}
         request = health_pb2.CheckRequest.FromString(b"\xfa\x7f\x03new")  # field 2047, which nobody knows
         check = Method("grpc.Health", "Check", health_pb2.CheckRequest, health_pb2.HealthCheckResponse)
@@ -280,7 +274,7 @@ def test_text_signal_to_an_ended_process_is_the_one_that_counts_as_success(tmp_p
 
 def test_text_of_a_failed_create_names_the_missing_program(tmp_path: Path) -> None:
     async def work(agent: NativeAgent) -> None:
-        error = await failure(
+        error = await refusal(
             agent.call("CreateContainer", container_id=fresh_id(), OCI=oci_spec("/no/such/program"))
         )
         assert "/no/such/program" in error.message
@@ -303,7 +297,7 @@ def test_text_calls_that_old_agents_lack_are_there(tmp_path: Path, method: str) 
 def test_text_of_an_unknown_exec_id_names_it(tmp_path: Path) -> None:
     async def work(agent: NativeAgent) -> None:
         container = await agent.run("sleep", "1000")
-        error = await failure(agent.wait(container, "nobody"))
+        error = await refusal(agent.wait(container, "nobody"))
         assert "Invalid exec id" in error.message
 
     with_agent(tmp_path, work)

@@ -11,8 +11,8 @@ import signal
 import pytest
 
 from kata_protocols.gen import oci_pb2
-from kata_protocols.status import Code, StatusError
-from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, native_agent, oci_spec
+from kata_protocols.status import Code
+from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, native_agent, oci_spec, refusal
 from kata_testing.rows import check_rows
 from kata_testing.wire import run_async
 
@@ -30,12 +30,6 @@ LATER: dict[int, str] = {}
 
 def test_every_quirk_has_a_test_or_a_reason():
     check_rows(globals(), "test_quirk", 20, ELSEWHERE, LATER)
-
-
-async def refusal(work) -> StatusError:
-    with pytest.raises(StatusError) as caught:
-        await work
-    return caught.value
 
 
 async def run_spec(agent: NativeAgent, spec: oci_pb2.Spec, **request) -> str:
