@@ -78,14 +78,14 @@ def test_a_verified_disk_is_the_root_and_containers_pivot_away_from_it(kind: str
 
 
 def read_mapping(pid: int, name: str) -> dict[str, int]:
-    """`Rss` and `Pss` in kB of what a process has mapped of a file."""
+    """kB of each kind that a process has in memory of the file that it has mapped (proc_pid_smaps(5))."""
     found: dict[str, int] = {}
     inside = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         word = line.split()[0]
         if not word.endswith(":"):
             inside = line.endswith(name)
-        elif inside and word in ("Rss:", "Pss:"):
+        elif inside and line.endswith(" kB"):
             found[word[:-1]] = found.get(word[:-1], 0) + int(line.split()[1])
     return found
 
@@ -101,9 +101,9 @@ def test_machines_on_shared_memory_have_one_copy_of_the_root_between_them() -> N
         assert root.startswith("/dev/pmem0 / erofs ro,")
         assert "dax=always" in root
         assert mapped["Rss"] > 4096, "the guest reads its root from the host's pages"
-    # Two machines that ran the same have touched the same pages, so that each pays for half of them.
-    rss, pss = (sum(mapped[key] for _, mapped in machines) for key in ("Rss", "Pss"))
-    assert pss <= 0.6 * rss, f"of {rss} kB that two machines map {pss} kB are in memory for them"
+        assert mapped["Anonymous"] == mapped["Private_Dirty"] == 0, "no page of it is a machine's own copy"
+        # How much two machines touch in common varies with what each read around a page; that most of it is does not.
+        assert mapped["Shared_Clean"] > mapped["Private_Clean"]
 
 
 def copy_guest(folder: Path) -> Path:
