@@ -115,6 +115,10 @@ def test_disk_that_is_not_ready_is_told_with_the_state_of_its_slot(sysfs: FakeSy
     seen = missing(matcher, sysfs)
     assert seen.text == "slot 0000:00:05.0 present with virtio3, which has no driver bound"
     assert seen.undriven == (f"{sysfs}/{function}/virtio3",)
+    sysfs.bind(f"{function}/virtio3", "virtio_net")
+    assert missing(matcher, sysfs).text == (
+        "slot 0000:00:05.0 present with virtio3, driver virtio_net bound, no disk of it"
+    )
 
 
 def test_nvme_disk_is_a_disk_of_its_function(sysfs: FakeSysfs) -> None:
@@ -184,7 +188,12 @@ def test_interface_is_found_on_the_function_or_its_virtio_device(sysfs: FakeSysf
     function = sysfs.add_function("0000:00:07.0")
     assert missing(matcher, sysfs).text == "slot 0000:00:07.0 present, no driver bound"
     sysfs.bind(function, "virtio-pci")
-    assert "it has no network interface" in missing(matcher, sysfs).text
+    text = missing(matcher, sysfs).text
+    assert text == "slot 0000:00:07.0 present, driver virtio-pci bound, it has no network interface"
+    (sysfs.root / function / "virtio4").mkdir()
+    sysfs.bind(f"{function}/virtio4", "virtio_pmem")
+    text = missing(matcher, sysfs).text
+    assert text.endswith(" present with virtio4, driver virtio_pmem bound, it has no network interface")
     sysfs.write(f"{function}/virtio4/net/eth1/uevent", "")
     found = matcher.look(str(sysfs))
     assert isinstance(found, Found)

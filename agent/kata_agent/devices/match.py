@@ -18,6 +18,8 @@ from kata_agent.devices.address import parse_node, parse_scsi
 from kata_linux.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kata_linux.uevent import Uevent
 
 _VIRTIO = re.compile(r"virtio\d+")
@@ -128,7 +130,7 @@ class PciBlock(PciFunction):
             for name in pci.list_folder(folder):
                 if _NVME_DISK.fullmatch(name):
                     return read_block(f"{folder}/{name}", name)
-        return Missing(f"slot {step.address} present, driver {driver} bound, no disk of it")
+        return Missing(f"{describe_slot(step, inner)}, no disk of it")
 
 
 class ScsiDisk:
@@ -224,8 +226,14 @@ class NetworkAt(PciFunction):
         undriven = tuple(parent for parent in parents if not pci.read_driver(parent))
         if undriven:
             return Missing(f"slot {step.address} present, no driver bound", undriven)
-        driver = pci.read_driver(step.folder)
-        return Missing(f"slot {step.address} present, driver {driver} bound, it has no network interface")
+        return Missing(f"{describe_slot(step, virtio)}, it has no network interface")
+
+
+def describe_slot(step: pci.Step, virtio: Sequence[str]) -> str:
+    """What is in a slot, as its driver tells; of a virtio device only the inner driver tells which one it is."""
+    inner = virtio[0] if virtio else ""
+    driver = pci.read_driver(f"{step.folder}/{inner}" if inner else step.folder)
+    return f"slot {step.address} present{f' with {inner}' if inner else ''}, driver {driver} bound"
 
 
 def read_block(folder: str, name: str) -> Found | Missing:

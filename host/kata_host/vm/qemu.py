@@ -51,11 +51,6 @@ _LEAST_MAX_CPUS = 4
 _CPU = {"kvm": "host", "tcg": "max,-cx16"}
 
 
-# Emulated, a plugged interface's driver was seen to stand still for seconds while every processor idled, as if the call
-# that wakes a sleeping one were lost. With its own tick on, none sleeps longer than that.
-_KERNEL_ARGS: dict[str, tuple[str, ...]] = {"kvm": (), "tcg": ("nohz=off",)}
-
-
 def plan_command(
     config: VmConfig,
     accelerator: Accelerator,
@@ -72,7 +67,6 @@ def plan_command(
         _BOUNCE,
         f"kata.doorbell={doorbell_port}",
         *root.kernel_args,
-        *_KERNEL_ARGS[accelerator.name],
         *config.kernel_args,
     )
     memory = config.memory_mib
