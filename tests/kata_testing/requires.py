@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -144,6 +145,17 @@ def _probe_psi(_: str) -> str | None:
     return None
 
 
+def _probe_common_code(_: str) -> str | None:
+    """Whether any user may read this interpreter and checkout, as the mapped root of a container has to."""
+    import kata_agent
+
+    for start in (os.path.realpath(sys.executable), os.path.dirname(kata_agent.__file__)):
+        for path in (Path(start), *Path(start).parents):
+            if not path.stat().st_mode & 0o001:
+                return f"{start} cannot be reached by other users: mode {path.stat().st_mode & 0o777:o} of {path}"
+    return None
+
+
 def _probe_path(path: str) -> Callable[[str], str | None]:
     return lambda _: None if os.path.exists(path) else f"{path} does not exist"
 
@@ -162,6 +174,7 @@ NEEDS: Mapping[str, Need] = {
     "xfs": Need(_program("mkfs.xfs", "-V"), by_setup=True),
     "erofs": Need(_program("mkfs.erofs", "--help"), by_setup=True),
     "veritysetup": Need(_program("veritysetup", "--version"), by_setup=True),
+    "common-code": Need(_probe_common_code, by_setup=False),
     "capability": Need(_probe_capability, by_setup=False),
     "policy-engine": Need(_probe_policy_engine, by_setup=True),
     "hugepages": Need(_probe_hugepages, by_setup=False),

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -171,3 +172,27 @@ def test_hooks_run_in_the_guest_and_a_failing_one_fails_no_call(guest: Guest) ->
     assert asyncio.run(run()) == 0
     states = {kind: json.loads((guest.share / f"hook-{kind}").read_text())["status"] for kind in HOOK_STATES}
     assert states == HOOK_STATES
+
+
+def test_a_hook_in_a_containers_user_namespace_runs_as_its_mapped_root(guest: Guest) -> None:
+    mapped = 100_000
+    said = guest.share / "hook-mapped"
+    said.touch()
+    said.chmod(0o666)
+
+    async def run() -> int:
+        async with guest.connect() as sandbox:
+            spec: Any = plan("true")
+            spec["linux"]["namespaces"].append({"type": "user"})
+            for key in ("uidMappings", "gidMappings"):
+                spec["linux"][key] = [{"hostID": mapped, "containerID": 0, "size": 65536}]
+            script = f"cat /proc/self/uid_map > {GUEST_SHARE}hook-mapped; exit 3"
+            spec["Hooks"] = {
+                "CreateContainer": [{"Path": f"{ROOT}/bin/busybox", "Args": ["sh", "-c", script]}]
+            }
+            async with sandbox.container(spec) as container:
+                await container.start()
+                return await container.wait(30)
+
+    assert asyncio.run(run()) == 0
+    assert said.read_text().split() == ["0", str(mapped), "65536"]
