@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kata_agent.cgroups.pressure import Met, PressureWatch
     from kata_agent.config import Config
     from kata_agent.containers.observed import ObservedContainers
+    from kata_agent.containers.settings import Settings
     from kata_agent.containers.shared_mount import Sharer
     from kata_agent.devices.attach import Devices
     from kata_agent.devices.book import Book
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from kata_agent.processes.passed import PassedConnections
     from kata_agent.sandbox import Sandbox
     from kata_agent.snapshot.snapshot import Snapshot
+    from kata_agent.snapshot.understudy import Understudy
     from kata_agent.tracing.tracer import Tracer
     from kata_agent.trail import Trail
     from kata_agent.upgrade.upgrader import Init, Upgrader
@@ -250,6 +252,18 @@ class Parts:
 
         return Snapshot(self, RUN_DIRECTORY)
 
+    def make_understudy(self) -> Understudy:
+        """An agent to rehearse with, beside this one."""
+        from kata_agent.snapshot.understudy import Understudy
+
+        return Understudy(
+            self.config, group=self._group, exits=self._exits, host=self._host, supervised=self.supervised
+        )
+
+    def has_sandbox(self) -> bool:
+        """Whether there is a sandbox, without making the part that would know."""
+        return self._has("sandbox") and self.sandbox.exists
+
     def is_quiet(self) -> bool:
         """Whether the machine stands still, so that nothing may be changed."""
         return self._has("snapshot") and self.snapshot.quiet
@@ -268,16 +282,9 @@ class Parts:
     def containers(self) -> ObservedContainers:
         """Every container."""
         from kata_agent.containers.observed import ObservedContainers
-        from kata_agent.containers.settings import Settings
 
         return ObservedContainers(
-            Settings(
-                crun_path=self.config.crun_path or find_crun(),
-                base_dir=BASE_DIRECTORY,
-                run_dir=RUN_DIRECTORY,
-                container_pipe_size_bytes=self.config.container_pipe_size_bytes,
-                exact_reads=self.supervised,
-            ),
+            self._place_containers(),
             hub=self.events,
             trail=self.trail,
             pressure=self._pressure,
@@ -294,6 +301,18 @@ class Parts:
             find_guard=self._find_guard,
             release_devices=self.release_devices,
             make_sharer=self._make_sharer,
+        )
+
+    def _place_containers(self) -> Settings:
+        """Where containers' things are."""
+        from kata_agent.containers.settings import Settings
+
+        return Settings(
+            crun_path=self.config.crun_path or find_crun(),
+            base_dir=BASE_DIRECTORY,
+            run_dir=RUN_DIRECTORY,
+            container_pipe_size_bytes=self.config.container_pipe_size_bytes,
+            exact_reads=self.supervised,
         )
 
     @cached_property

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 async def quiesce(agent: Agent, request: pb.QuiesceRequest) -> pb.QuiesceResponse:
     """Bring everything to a halt."""
     steps, containers = await agent.snapshot.quiesce(
-        freeze_filesystems=request.freeze_filesystems, timeout_s=request.timeout_ms / 1000
+        freeze_filesystems=request.freeze_filesystems,
+        timeout_s=request.timeout_ms / 1000,
+        warm=request.warm,
     )
     return pb.QuiesceResponse(steps=encode_steps(steps), containers=containers)
 

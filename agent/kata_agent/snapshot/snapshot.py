@@ -62,14 +62,22 @@ class Snapshot:
         self._containers = [line[2:] for line in lines if line.startswith("c ")]
         self._frozen = [line[2:] for line in lines if line.startswith("f ")]
 
-    async def quiesce(self, *, freeze_filesystems: bool, timeout_s: float) -> tuple[list[Step], list[str]]:
-        """Bring everything to a halt; gives the steps and the containers. Raises `WrongState`, `TimedOut`, OSError."""
+    async def quiesce(
+        self, *, freeze_filesystems: bool, timeout_s: float, warm: bool = False
+    ) -> tuple[list[Step], list[str]]:
+        """Bring everything to a halt; gives the steps and the containers. Raises `WrongState`, `TimedOut`, OSError.
+
+        `warm`: rehearse a container's life before, and settle the agent's memory at the end.
+        """
         if self.quiet:
             raise WrongState("the machine is quiesced already: call Resumed first")
         self.quiet = True  # from here on nothing that changes begins
         steps = Steps()
         try:
             async with asyncio.timeout(timeout_s or DEADLINE_S), self._lock:
+                if warm:
+                    with steps.step("rehearse"):
+                        steps.note(await self._rehearse())
                 with steps.step("freeze containers"):
                     await self._freeze_containers()
                     steps.note(f"{len(self._containers)} of {len(self._ids())}")
@@ -80,6 +88,11 @@ class Snapshot:
                     with steps.step("freeze file systems"):
                         await self._freeze_filesystems(kernel)
                         steps.note(" ".join(self._frozen) or "none on a disk")
+                if warm:
+                    with steps.step("settle memory"):
+                        from kata_agent.snapshot import settle
+
+                        steps.note(settle.settle())
         except BaseException as error:
             await self._go_on(Steps())
             if isinstance(error, TimeoutError):
@@ -109,6 +122,18 @@ class Snapshot:
         self._agent.events.emit(events.RESUMED, number=generation.number, id=generation.id)
         self._agent.log.info("snapshot", "resumed", generation=generation.number)
         return steps.done, generation
+
+    async def _rehearse(self) -> str:
+        """Only where a sandbox is still to come: it is what the rehearsal needs, and there is only one."""
+        if self._agent.has_sandbox() or self._ids():
+            return "not rehearsed: there is a sandbox already"
+        from kata_agent.snapshot.rehearsal import rehearse
+
+        understudy = self._agent.make_understudy()
+        try:
+            return await rehearse(understudy)
+        finally:
+            await understudy.aclose()
 
     async def _freeze_containers(self) -> None:
         """Pause those that run; the record grows with each, so that one that a killed agent has paused goes on."""

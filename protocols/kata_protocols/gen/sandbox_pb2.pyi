@@ -519,12 +519,14 @@ class UpgradeResponse(_message.Message):
     def __init__(self, code: _Optional[str] = ..., version: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
-    __slots__ = ("freeze_filesystems", "timeout_ms")
+    __slots__ = ("freeze_filesystems", "timeout_ms", "warm")
     FREEZE_FILESYSTEMS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    WARM_FIELD_NUMBER: _ClassVar[int]
     freeze_filesystems: bool
     timeout_ms: int
-    def __init__(self, freeze_filesystems: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    warm: bool
+    def __init__(self, freeze_filesystems: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., warm: _Optional[bool] = ...) -> None: ...
 
 class QuiesceResponse(_message.Message):
     __slots__ = ("steps", "containers")

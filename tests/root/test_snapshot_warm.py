@@ -1,0 +1,105 @@
+"""A warm Quiesce on a real agent: it leaves nothing but what the first container would have had to load."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kata_protocols import services
+from kata_protocols.gen import sandbox_pb2 as pb
+from kata_testing.native import NEEDS, NativeAgent, native_agent
+from kata_testing.wire import run_async
+
+pytestmark = pytest.mark.requires(*NEEDS)
+
+SANDBOX = services.SANDBOX_SERVICE
+
+
+async def ask(agent: NativeAgent, name: str, **fields: object) -> object:
+    method = SANDBOX.methods[name]
+    return await (await agent.client()).call(method, method.request_type(**fields), timeout_s=60)
+
+
+async def quiesce(agent: NativeAgent) -> dict[str, str]:
+    answer = await ask(agent, "Quiesce", warm=True)
+    assert isinstance(answer, pb.QuiesceResponse)
+    return {step.name: step.note for step in answer.steps}
+
+
+async def resume(agent: NativeAgent) -> None:
+    await ask(agent, "Resumed", random=os.urandom(64))
+
+
+def imports(agent: NativeAgent) -> list[str]:
+    lines = agent.log.read_text(errors="replace").splitlines()
+    return [line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")]
+
+
+def mounts(agent: NativeAgent) -> str:
+    return Path(f"/proc/{agent.agent_pid()}/mountinfo").read_text()
+
+
+def test_after_a_rehearsal_the_first_container_imports_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        environment = {"PYTHONPROFILEIMPORTTIME": "1"}
+        async with native_agent(tmp_path, supervised=True, environment=environment) as agent:
+            notes = await quiesce(agent)
+            assert list(notes) == ["rehearse", "freeze containers", "sync", "settle memory"]
+            assert "kata_agent.containers.launch" in imports(agent)
+            await resume(agent)
+            before = len(imports(agent))
+            await agent.call("CreateSandbox", sandbox_id="s")
+            container = await agent.run("cat")
+            await agent.exec(container, "x", "true")
+            assert await agent.wait(container, "x") == 0
+            await agent.call("WriteStdin", container_id=container, data=b"hello")
+            assert await agent.read(container) == b"hello"
+            await agent.call("CloseStdin", container_id=container)
+            assert await agent.wait(container) == 0
+            await agent.remove(container)
+            assert imports(agent)[before:] == []
+
+    run_async(body())
+
+
+def test_a_rehearsal_leaves_nothing_but_memory(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            await agent.check()
+            await resume(agent)
+            root = Path(f"/proc/{agent.agent_pid()}/root")
+            fds, table = agent.open_fds(), mounts(agent)
+            names = sorted(os.listdir(root / "run/kata-agent"))
+            await quiesce(agent)
+            await resume(agent)
+            assert mounts(agent) == table
+            assert sorted(os.listdir(root / "run/kata-agent")) == names
+            assert "rehearsal" not in os.listdir(root / "sys/fs/cgroup")
+            assert agent.open_fds() == fds
+            events = await ask(agent, "PollEvents")
+            assert isinstance(events, pb.PollEventsResponse)
+            assert {event.kind for event in events.events} == {pb.RESUMED}
+            calls = await ask(agent, "LastCalls")
+            assert isinstance(calls, pb.LastCallsResponse)
+            assert {call.method for call in calls.calls} <= {"Quiesce", "Resumed", "LastCalls"}
+            exits = await ask(agent, "ListExits")
+            assert isinstance(exits, pb.ListExitsResponse)
+            assert not exits.exits
+
+    run_async(body())
+
+
+def test_beside_a_sandbox_nothing_is_rehearsed(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            await agent.call("CreateSandbox", sandbox_id="s")
+            container = await agent.run("sleep", "1000")
+            notes = await quiesce(agent)
+            assert notes["rehearse"] == "not rehearsed: there is a sandbox already"
+            await resume(agent)
+            await agent.exec(container, "x", "true")
+            assert await agent.wait(container, "x") == 0
+
+    run_async(body())
