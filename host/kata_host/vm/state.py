@@ -43,12 +43,12 @@ def find_state_root(environ: dict[str, str] | None = None) -> Path:
     return Path(f"/tmp/kata-guest-{os.geteuid()}")  # noqa: S108 - checked to be ours alone by make_private
 
 
-def make_private(folder: Path) -> Path:
+def make_private(folder: Path, advice: str = "set KATA_VM_DIR") -> Path:
     """Make `folder` for this user alone, or refuse one that belongs to somebody else."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise StateError(f"{folder}: must be a folder of yours that nobody else may write; set KATA_VM_DIR")
+        raise StateError(f"{folder}: must be a folder of yours that nobody else may write; {advice}")
     return folder
 
 
@@ -84,16 +84,24 @@ class VmState(AbstractContextManager["VmState"]):
         return self
 
 
+def check_name(name: str, what: str) -> str:
+    """The name, which can be a file's, too. Raises `StateError`."""
+    if not _NAME.fullmatch(name):
+        raise StateError(
+            f"{name!r}: {what} is up to 32 letters, digits, '.', '_' or '-', a letter or digit first"
+        )
+    return name
+
+
 def open_state(name: str | None, root: Path | None = None) -> VmState:
     """A new, locked folder; stale ones are swept first. A name that is in use is refused."""
     root = make_private(root or find_state_root())
     chosen = name or f"vm-{secrets.token_hex(4)}"
-    if not _NAME.fullmatch(chosen):
-        raise StateError(f"{chosen!r}: a machine's name is up to 32 letters, digits, '.', '_' or '-'")
+    check_name(chosen, "a machine's name")
     path = root / chosen
     if len(os.fsencode(path)) > _LONGEST_FOLDER:
         raise StateError(f"{path}: too long for unix sockets inside; set KATA_VM_DIR to a shorter folder")
-    with _root_lock(root):
+    with lock_root(root):
         _sweep(root)
         try:
             path.mkdir(mode=0o700)
@@ -107,7 +115,7 @@ def open_state(name: str | None, root: Path | None = None) -> VmState:
 
 
 @contextmanager
-def _root_lock(root: Path) -> Iterator[None]:
+def lock_root(root: Path) -> Iterator[None]:
     """Held for microseconds, by whoever makes or sweeps folders: no folder is ever seen half made."""
     fd = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -142,7 +150,7 @@ def sweep_stale(root: Path | None = None) -> None:
     """Remove the folders of machines whose owner is gone."""
     root = root or find_state_root()
     if root.is_dir():
-        with _root_lock(root):
+        with lock_root(root):
             _sweep(root)
 
 

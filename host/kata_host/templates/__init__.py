@@ -1,0 +1,1 @@
+"""Templates: saved machines that new ones are copied from."""
