@@ -16,9 +16,9 @@ from kata_host import guest
 from kata_host.cli.timeline import format_table, plan_rows
 from kata_host.vm import accel, state, virtiofs
 from kata_host.vm.base import Accelerator, GuestFiles, Stamp, Timeline, VmConfig, VmError
+from kata_host.vm.config_json import dump_config, load_config
 from kata_host.vm.console import find_panic, find_trouble, read_console
 from kata_host.vm.doorbell import answer_rings, iterate_rings
-from kata_host.vm.keeper import dump_config, load_config
 from kata_host.vm.qemu import launch, plan_command
 from kata_host.vm.vsock import open_vsock, reserve_cid
 from kata_host.vm.watch import wait_exists
@@ -53,6 +53,29 @@ def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:
     (words,) = words_after(plan(VmConfig(GUEST, kernel_args=("loglevel=5", "agent.log=debug"))), "-append")
     assert words.endswith("kata.doorbell=1700 loglevel=5 agent.log=debug")
     assert "panic=-1" in words.split()
+
+
+def test_a_machine_that_can_be_saved_has_what_cannot_be_on_ports_of_its_own() -> None:
+    devices = words_after(plan(VmConfig(GUEST, savable=True, share=Path("/s"))), "-device")
+    ports = [word for word in devices if word.startswith("pcie-root-port")]
+    assert len(ports) == 8
+    assert devices.index(ports[-1]) < devices.index("a-vsock,id=vsock0,bus=rp6")
+    assert "vhost-user-fs-pci,chardev=share,tag=kataShared,id=share0,bus=rp7" in devices
+    assert "vmgenid,guid=auto" in devices
+
+
+def test_a_saved_machine_is_the_same_but_for_them_and_waits_for_its_state() -> None:
+    config = VmConfig(GUEST, savable=True, share=Path("/s"), memory_mib=256)
+    before = words_after(plan(config), "-device")
+    folder = Path("/run/vm")
+    command = plan_command(config, TCG, (), folder, 7, 1700, saved_memory="mem-path=/saved/memory,share=off")
+    assert words_after(command, "-device") == [
+        word for word in before if "id=vsock0" not in word and "share0" not in word
+    ]
+    assert "memory-backend-file,id=mem,size=256M,mem-path=/saved/memory,share=off" in words_after(
+        command, "-object"
+    )
+    assert words_after(command, "-incoming") == ["defer"]
 
 
 def test_each_disk_is_a_raw_image_that_can_be_found_again() -> None:

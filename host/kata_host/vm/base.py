@@ -57,6 +57,7 @@ class VmConfig:
     `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
     `nics` are the addresses of interfaces, each on a user network of QEMU's with the host's loopback at its gateway.
     `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
+    `savable` puts what a saved machine cannot have (vsock, share) where it can be unplugged (`kata_host.vm.saved`).
     """
 
     guest: GuestFiles
@@ -70,6 +71,7 @@ class VmConfig:
     nics: tuple[str, ...] = ()
     image: str = "initrd"
     ksm: bool = False
+    savable: bool = False
     kernel_args: tuple[str, ...] = ()
     boot_timeout_s: float = 120.0
     accelerator: Accelerator | None = None

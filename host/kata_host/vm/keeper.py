@@ -13,35 +13,12 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-from kata_host.vm.base import Accelerator, GuestFiles, VmConfig, VmError
+from kata_host.vm.base import VmConfig, VmError
+from kata_host.vm.config_json import load_config
 from kata_host.vm.process import ChildFailed
 from kata_host.vm.qemu import launch
 from kata_host.vm.state import StateError
-
-
-def dump_config(config: VmConfig) -> str:
-    """The configuration as the keeper reads it."""
-    return json.dumps(asdict(config), default=str)
-
-
-def load_config(text: str) -> VmConfig:
-    """The inverse of `dump_config`."""
-    data: dict[str, Any] = json.loads(text)
-    guest = {key: Path(value) if value else None for key, value in data.pop("guest").items()}
-    share, accelerator = data.pop("share"), data.pop("accelerator")
-    return VmConfig(
-        guest=GuestFiles(**guest),  # type: ignore[arg-type]  # kernel and initrd are never empty
-        share=Path(share) if share else None,
-        accelerator=Accelerator(**accelerator) if accelerator else None,
-        kernel_args=tuple(data.pop("kernel_args")),
-        disks=tuple(Path(disk) for disk in data.pop("disks")),
-        nics=tuple(data.pop("nics")),
-        **data,
-    )
 
 
 def _report(answer: dict[str, object]) -> None:

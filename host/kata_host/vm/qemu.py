@@ -42,6 +42,10 @@ _BOUNCE = "swiotlb=512"
 
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
+# A machine that can be saved has room for all that a copy of it is given, and two ports that are taken first.
+SAVABLE_PORTS = 8
+VSOCK, SHARE = "vsock0", "share0"
+OWN_PORTS = {VSOCK: "rp6", SHARE: "rp7"}
 # Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
 _WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
@@ -59,8 +63,12 @@ def plan_command(
     control_fd: int,
     doorbell_port: int,
     root_disk: RootDisk | None = None,
+    saved_memory: str | None = None,
 ) -> list[str]:
-    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it; KSM wants it private."""
+    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it; KSM wants it private.
+
+    `saved_memory` are the options of the file with it, and then the machine waits to be told its state.
+    """
     root = plan_root(config.image, config.guest, root_disk, len(config.disks))
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
@@ -71,6 +79,8 @@ def plan_command(
     )
     memory = config.memory_mib
     backend, sharing = ("ram", "merge=on") if config.ksm else ("memfd", "share=on")
+    if saved_memory is not None:
+        backend, sharing = "file", saved_memory
     command = [
         config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
         "-device", "intel-iommu,intremap=off,caching-mode=on",
@@ -82,23 +92,45 @@ def plan_command(
         "-serial", f"file:{folder / 'console.log'}",
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
-        *vsock_args,
-        *_plan_devices(config, folder),
     ]  # fmt: skip
-    for port in range(_ROOT_PORTS):
-        command += ["-device", f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1},{_WINDOWS}"]
+    devices = _plan_devices(config)
+    if config.savable:
+        # What cannot be saved is unplugged before, from a port; vmgenid tells the kernel that it is a copy.
+        command += [*_plan_ports(SAVABLE_PORTS), "-device", "vmgenid,guid=auto"]
+        share = () if saved_memory is not None else plan_share(config, folder)
+        command += [*on_port(vsock_args, VSOCK), *on_port(share, SHARE), *devices]
+    else:
+        command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS)]
+    if saved_memory is not None:
+        command += ["-incoming", "defer", "-S"]
     # Last, so that the slots of everything else are the same with each kind of image.
     return [*command, *root.qemu_args]
 
 
-def _plan_devices(config: VmConfig, folder: Path) -> list[str]:
-    """The share, the memory device, disks and interfaces."""
+def _plan_ports(count: int) -> list[str]:
+    ports = range(count)
+    numbered = [f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1},{_WINDOWS}" for port in ports]
+    return [word for port in numbered for word in ("-device", port)]
+
+
+def plan_share(config: VmConfig, folder: Path) -> tuple[str, ...]:
+    """The shared folder's channel and device."""
+    if config.share is None:
+        return ()
+    return (
+        "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
+        "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
+    )  # fmt: skip
+
+
+def on_port(arguments: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """A device's arguments with a name and a root port of its own, by which it can be unplugged."""
+    return (*arguments[:-1], f"{arguments[-1]},id={name},bus={OWN_PORTS[name]}") if arguments else ()
+
+
+def _plan_devices(config: VmConfig) -> list[str]:
+    """The memory device, disks and interfaces."""
     arguments: list[str] = []
-    if config.share is not None:
-        arguments += [
-            "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
-            "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
-        ]  # fmt: skip
     if config.memory_device_mib:
         size = f"size={config.memory_device_mib}M"
         arguments += [
@@ -126,7 +158,7 @@ def _plan_devices(config: VmConfig, folder: Path) -> list[str]:
 def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
     """The board and its processors. See decision 0095 for the disguise."""
     machine = f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split"
-    cpu = _CPU[accelerator.name]
+    cpu = plan_cpu(config, accelerator)
     if config.max_cpus is None:
         topology = f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}"
         return ["-machine", machine, "-cpu", cpu, "-smp", topology]
@@ -135,7 +167,13 @@ def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
         return ["-machine", machine, "-cpu", cpu, "-smp", topology]
     # A kernel that takes the machine for a real one leaves no room for processors that come later.
     disguise = ["-smbios", "type=1,serial=VMware-0"]
-    return ["-machine", f"{machine},vmport=on", "-cpu", f"{cpu},-hypervisor", "-smp", topology, *disguise]
+    return ["-machine", f"{machine},vmport=on", "-cpu", cpu, "-smp", topology, *disguise]
+
+
+def plan_cpu(config: VmConfig, accelerator: Accelerator) -> str:
+    """QEMU's model of the processors."""
+    disguised = config.max_cpus is not None and accelerator.name == "tcg"
+    return _CPU[accelerator.name] + (",-hypervisor" if disguised else "")
 
 
 class QemuVm:
@@ -145,6 +183,7 @@ class QemuVm:
         self, config: VmConfig, state: VmState, accelerator: Accelerator, vsock: Vsock, timeline: Timeline
     ) -> None:
         self.config = config
+        self.state = state
         self.name = state.name
         self.folder = state.path
         self.address = vsock.address
@@ -191,6 +230,15 @@ class QemuVm:
         except QMPError as exc:
             raise VmError(f"qemu did not answer {command}: {exc}") from exc
 
+    @property
+    def qmp(self) -> QMPClient:
+        """The conversation with QEMU, for what is more than a command."""
+        return self._qmp
+
+    def appear(self) -> None:
+        """Be listed: from now on others call the agent."""
+        self.state.describe(self.describe())
+
     async def wait_exit(self) -> int:
         """Wait until QEMU has ended."""
         if self.child is None:
@@ -215,7 +263,7 @@ class QemuVm:
             async with asyncio.TaskGroup() as group:
                 self._watch = group.create_task(self._end_with(*running.helpers))
                 serving = (
-                    group.create_task(answer_rings(running.bell, running.cid)),
+                    group.create_task(answer_rings(running.bell, running.vsock.cid)),
                     group.create_task(bound_logs(self.folder)),
                 )
                 try:
@@ -257,12 +305,13 @@ class QemuVm:
 
 @dataclass(frozen=True)
 class Running:
-    """A machine that is ready, the processes that it cannot do without, and where it rings."""
+    """A machine, the processes that it cannot do without, its vsock, and where it rings."""
 
     vm: QemuVm
     helpers: list[Child]
+    vsock: Vsock
     bell: socket.socket
-    cid: int | None
+    port: int
 
 
 @asynccontextmanager
@@ -285,6 +334,19 @@ async def launch(config: VmConfig, timeline: Timeline | None = None) -> AsyncIte
 
 async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> Running:
     """One boot, up to an agent that is ready."""
+    running = await prepare(config, timeline, stack)
+    vm = running.vm
+    async with describing_failure(vm, f"the agent was not ready within {config.boot_timeout_s:g} s"):
+        await start(running, stack)
+        assert vm.child is not None  # noqa: S101 - set by start
+        ready = _wait_ready(vm, running.bell, running.vsock.cid)
+        await run_while_alive(ready, vm.child, *running.helpers)
+    vm.appear()
+    return running
+
+
+async def prepare(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> Running:
+    """Everything that a machine needs around it, and the machine, which has not begun."""
     state = stack.enter_context(open_state(config.name))
     accelerator = config.accelerator or await choose_accelerator(
         config.program, config.guest.kernel, make_private(state.path.parent)
@@ -300,29 +362,42 @@ async def _boot(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -> 
     bell, port = vsock.open_listener()
     stack.enter_context(bell)
     vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
+    return Running(vm, helpers, vsock, bell, port)
+
+
+@asynccontextmanager
+async def describing_failure(vm: QemuVm, late: str) -> AsyncIterator[None]:
+    """What begins a machine, within its time; a failure is told with everybody's last words."""
     try:
-        async with asyncio.timeout(config.boot_timeout_s):
-            await _start(vm, stack, vsock, port)
-            assert vm.child is not None  # noqa: S101 - set by _start
-            await run_while_alive(_wait_ready(vm, bell, vsock.cid), vm.child, *helpers)
+        async with asyncio.timeout(vm.config.boot_timeout_s):
+            yield
     except TimeoutError:
-        late = f"the agent was not ready within {config.boot_timeout_s:g} s"
         raise describe_boot_failure(vm, vm.folder / QEMU_LOG, late) from None
     except ChildFailed as exc:
         cause = await find_cause(vm.child, vm.console, exc)
         raise describe_boot_failure(vm, vm.folder / QEMU_LOG, cause) from None
-    state.describe(vm.describe())
-    return Running(vm, helpers, bell, vsock.cid)
 
 
-async def _start(vm: QemuVm, stack: AsyncExitStack, vsock: Vsock, doorbell_port: int) -> None:
+async def start(
+    running: Running, stack: AsyncExitStack, saved_memory: str | None = None, pass_fds: tuple[int, ...] = ()
+) -> None:
+    """Start QEMU and meet it; a machine that was saved waits for its state."""
+    vm, vsock = running.vm, running.vsock
     ours, theirs = socket.socketpair()
     with theirs:
         root = find_root(vm.config.image, vm.config.guest)
+        vsock_args = vsock.qemu_args if saved_memory is None else ()
         command = plan_command(
-            vm.config, vm.accelerator, vsock.qemu_args, vm.folder, theirs.fileno(), doorbell_port, root
+            vm.config,
+            vm.accelerator,
+            vsock_args,
+            vm.folder,
+            theirs.fileno(),
+            running.port,
+            root,
+            saved_memory,
         )
-        fds = (theirs.fileno(), *vsock.pass_fds)
+        fds = (theirs.fileno(), *vsock.pass_fds, *pass_fds)
         child = Child("qemu", command, log=vm.folder / QEMU_LOG, pass_fds=fds)
     vm.child = await stack.enter_async_context(child)
     vm.timeline.mark("qemu started")

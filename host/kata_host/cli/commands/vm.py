@@ -18,7 +18,7 @@ from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
 from kata_host.cli.stdio import read_ready
 from kata_host.guest import find_default_rootfs
-from kata_host.vm.keeper import dump_config
+from kata_host.vm.config_json import dump_config
 from kata_host.vm.state import find_state_root, is_owned, list_descriptions, make_private, sweep_stale
 
 STOP_TIMEOUT_S = 15.0
