@@ -26,6 +26,7 @@ from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
 from kata_host.vm.ksm import check_ksm
 from kata_host.vm.logbound import bound_logs
+from kata_host.vm.own_devices import SHARE, VSOCK, on_port
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
 from kata_host.vm.state import VmState, make_private, open_state
@@ -44,8 +45,6 @@ _BOUNCE = "swiotlb=512"
 _ROOT_PORTS = 4
 # A machine that can be saved has room for all that a copy of it is given, and two ports that are taken first.
 SAVABLE_PORTS = 8
-VSOCK, SHARE = "vsock0", "share0"
-OWN_PORTS = {VSOCK: "rp6", SHARE: "rp7"}
 # Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
 _WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
@@ -121,11 +120,6 @@ def plan_share(config: VmConfig, folder: Path) -> tuple[str, ...]:
         "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
         "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
     )  # fmt: skip
-
-
-def on_port(arguments: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """A device's arguments with a name and a root port of its own, by which it can be unplugged."""
-    return (*arguments[:-1], f"{arguments[-1]},id={name},bus={OWN_PORTS[name]}") if arguments else ()
 
 
 def _plan_devices(config: VmConfig) -> list[str]:

@@ -1,0 +1,76 @@
+"""A machine's device state to a file and back, by QEMU's migration; its memory goes another way.
+
+Owns: the capabilities, the descriptor handed over, the wait for the outcome by events, QEMU's own words for a failure.
+Must not know: files, guests, how a machine is started. Follows QEMU's QMP reference (`migrate`, `migrate-incoming`,
+`getfd`, MIGRATION) and docs/devel/migration.rst; `x-ignore-shared` leaves out memory that others can map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from kata_host.vm.base import VmError
+
+TIMEOUT_S = 60.0
+CAPABILITIES = ("x-ignore-shared", "events")
+_FD = "state"
+_ENDS = ("completed", "failed", "cancelled")
+
+
+async def ask(client: QMPClient, command: str, **arguments: object) -> Any:
+    """A QMP command in a conversation of its own; `_` in names is written `-`. QEMU's refusal is a VmError."""
+    named = {name.replace("_", "-"): value for name, value in arguments.items()}
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await client.execute(command, named)
+    except ExecuteError as exc:
+        raise VmError(f"qemu refused {command}: {exc}") from exc
+    except (QMPError, TimeoutError) as exc:
+        raise VmError(f"qemu did not answer {command}: {exc or type(exc).__name__}") from exc
+
+
+async def write_state(client: QMPClient, fd: int) -> None:
+    """Write the state of a stopped machine. VmError with QEMU's words; the machine can go on in either case."""
+    async with _prepared(client, fd):
+        await _run(client, "migrate", "save the machine")
+
+
+async def read_state(client: QMPClient, fd: int) -> None:
+    """Bring a machine that waits for it (`-incoming defer`) to the state in the file; it does not run yet."""
+    async with _prepared(client, fd):
+        await _run(client, "migrate-incoming", "restore the machine")
+
+
+@asynccontextmanager
+async def _prepared(client: QMPClient, fd: int) -> AsyncIterator[None]:
+    capabilities = [{"capability": name, "state": True} for name in CAPABILITIES]
+    await ask(client, "migrate-set-capabilities", capabilities=capabilities)
+    client.send_fd_scm(fd)
+    await ask(client, "getfd", fdname=_FD)
+    yield
+
+
+async def _run(client: QMPClient, command: str, purpose: str) -> None:
+    """Start it and wait for its end."""
+    with client.listener("MIGRATION") as events:
+        await ask(client, command, uri=f"fd:{_FD}")
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                async for event in events:
+                    data: Any = event["data"]
+                    if data["status"] in _ENDS:
+                        break
+        except TimeoutError:
+            raise VmError(f"{purpose}: qemu was not done in {TIMEOUT_S:g} s") from None
+        except BaseException:
+            if command == "migrate":
+                await ask(client, "migrate_cancel")
+            raise
+    if data["status"] != "completed":
+        told = await ask(client, "query-migrate")
+        raise VmError(f"{purpose}: qemu {data['status']}: {told.get('error-desc', 'it gives no reason')}")

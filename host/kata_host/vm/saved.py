@@ -1,0 +1,164 @@
+"""Saving a machine and bringing copies of it back: `save`, `restore`, `resume`.
+
+Owns: the order. A copy maps the saved memory privately (copy on write), so that copies share what none has changed;
+one with a share or a vsock of vhost-user has all of it for itself, since those devices' processes map it, too.
+Must not know: who saves, and what the guest does before (Quiesce) is its caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from kata_host.connect import open_caller
+from kata_host.sandbox_service import SandboxService
+from kata_host.vm import own_devices
+from kata_host.vm.base import Timeline, VmConfig, VmError
+from kata_host.vm.guest_memory import copy_memory, load_memory, open_memory, run_in_thread
+from kata_host.vm.migration import ask, read_state, write_state
+from kata_host.vm.plug import Monitor
+from kata_host.vm.process import ChildFailed, run_while_alive
+from kata_host.vm.qemu import QemuVm, Running, describing_failure, plan_cpu, plan_share, prepare, start
+from kata_host.vm.saved_folder import Draft, Saved, open_draft, publish, read_saved
+from kata_host.vm.versions import Versions, describe_qemu, find_differences, read_versions
+from kata_protocols.gen import sandbox_pb2 as pb
+
+__all__ = ["RANDOM_BYTES", "Saved", "read_saved", "restore", "resume", "save"]
+
+RANDOM_BYTES = 512
+RESUME_TIMEOUT_S = 60.0
+_MIB = 1 << 20
+# What a copy may have of its own; all else is the hardware that the saved state belongs to.
+_FREE = ("name", "share", "guest", "program", "boot_timeout_s", "accelerator")
+
+
+async def save(vm: QemuVm, folder: Path) -> Saved:
+    """Save a machine whose guest was brought to a halt; it stands still afterwards, and may be closed or told to go on.
+
+    Raises `VmError`, for a full disk too; then there is no folder and nothing half done.
+    """
+    assert vm.child is not None  # noqa: S101 - a machine that is handed out was started
+    folder = Path(os.path.abspath(folder))  # noqa: ASYNC240 - asks no disk
+    monitor = Monitor(vm.qmp)
+    check_savable(vm.config)
+    if there := await own_devices.find(monitor):
+        raise VmError(f"{vm.name}: {' and '.join(there)} must be unplugged before the machine is saved")
+    try:
+        with open_draft(folder) as draft:
+            versions = await _read_versions(vm)
+            await run_while_alive(_write(vm, draft), vm.child)
+            saved = Saved(folder, vm.config, versions)
+            await run_in_thread(lambda _: publish(draft, saved))
+    except OSError as exc:
+        raise VmError(f"{folder}: the machine cannot be saved there: {exc.strerror or exc}") from exc
+    except ChildFailed as exc:
+        raise VmError(f"{vm.name}: the machine ended while it was saved: {exc}") from exc
+    return saved
+
+
+@asynccontextmanager
+async def restore(
+    saved: Saved, config: VmConfig | None = None, *, paused: bool = False, timeline: Timeline | None = None
+) -> AsyncIterator[QemuVm]:
+    """A copy of a saved machine, which is gone when the context ends; `saved` is not changed and may be removed.
+
+    `config` may have another name, share, program, time limit; its hardware is the saved one's. With `paused` nothing
+    runs and nobody knows the copy until `resume`. Raises `VmError` and what `launch` raises.
+    """
+    config = plan_copy(saved, config)
+    timeline = timeline or Timeline()
+    async with AsyncExitStack() as stack:
+        running = await prepare(config, timeline, stack)
+        vm = running.vm
+        late = f"{saved.folder} was not restored within {config.boot_timeout_s:g} s"
+        async with describing_failure(vm, late):
+            await _bring_back(saved, running, stack)
+        async with vm.ending_with(running):
+            if not paused:
+                await resume(vm)
+            yield vm
+
+
+async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.ResumedResponse:
+    """Let a copy run: clock, random numbers and names are right before anybody else hears of it. The guest's report.
+
+    Raises `VmError`, StatusError of the agent.
+    """
+    await ask(vm.qmp, "cont")
+    vm.timeline.mark("running")
+    try:
+        async with asyncio.timeout(RESUME_TIMEOUT_S):
+            async with await open_caller(vm.address, timeout_s=RESUME_TIMEOUT_S) as client:
+                request = pb.ResumedRequest(random=secrets.token_bytes(RANDOM_BYTES), time_ns=time.time_ns())
+                report = await SandboxService(client).resumed(request)
+    except (OSError, TimeoutError) as exc:
+        raise VmError(f"{vm.name}: its agent did not answer after the restore: {exc}") from exc
+    vm.timeline.mark("resumed", f"generation {report.generation.number}")
+    vm.appear()
+    return report
+
+
+def check_savable(config: VmConfig) -> None:
+    """VmError for a machine that QEMU cannot save or nobody could restore. Pure."""
+    if not config.savable:
+        raise VmError("the machine was not started as one that can be saved (savable, `vm start --savable`)")
+    if config.ksm:
+        raise VmError("a machine whose pages the host may merge (--ksm) has no memory that could be saved")
+    if config.disks:
+        disks = ", ".join(str(disk) for disk in config.disks)
+        raise VmError(f"the machine has disks ({disks}), whose content would not be saved with it")
+    if config.memory_device_mib:
+        raise VmError("the machine has a memory device (--memory-device), which is not saved")
+
+
+def plan_copy(saved: Saved, config: VmConfig | None) -> VmConfig:
+    """What the copy is started with. VmError when that is not the saved machine. Pure."""
+    if config is None:
+        return replace(saved.config, name=None, share=None)
+    free = {name: getattr(config, name) for name in _FREE}
+    if replace(saved.config, **free) != config:
+        raise VmError(
+            f"{saved.folder}: a copy has the hardware that was saved; only {', '.join(_FREE)} may differ"
+        )
+    return config
+
+
+async def _write(vm: QemuVm, draft: Draft) -> None:
+    assert vm.child is not None  # noqa: S101 - looked at by save
+    await ask(vm.qmp, "stop")
+    memory = open_memory(vm.child.pid, vm.config.memory_mib * _MIB)
+    try:
+        await write_state(vm.qmp, draft.state)
+        await run_in_thread(lambda stopped: copy_memory(memory, draft.memory, stopped))
+    finally:
+        os.close(memory)
+
+
+async def _bring_back(saved: Saved, running: Running, stack: AsyncExitStack) -> None:
+    vm = running.vm
+    if running.helpers:
+        memory = stack.enter_context(await run_in_thread(lambda stopped: load_memory(saved.memory, stopped)))
+        await start(running, stack, f"mem-path=/proc/self/fd/{memory.fileno()},share=on", (memory.fileno(),))
+    else:
+        path = str(saved.memory.absolute()).replace(",", ",,")
+        await start(running, stack, f"mem-path={path},share=off")
+    assert vm.child is not None  # noqa: S101 - set by start
+    if told := find_differences(saved.versions, await _read_versions(vm)):
+        raise VmError(f"{saved.folder}: cannot be restored here: {'; '.join(told)}")
+    with saved.state.open("rb") as state:
+        await run_while_alive(read_state(vm.qmp, state.fileno()), vm.child, *running.helpers)
+    monitor = Monitor(vm.qmp)
+    await own_devices.plug(monitor, running.vsock.qemu_args, own_devices.VSOCK)
+    await own_devices.plug(monitor, plan_share(vm.config, vm.folder), own_devices.SHARE)
+    vm.timeline.mark("restored")
+
+
+async def _read_versions(vm: QemuVm) -> Versions:
+    qemu = describe_qemu(await ask(vm.qmp, "query-version"))
+    return read_versions(vm.config, vm.accelerator, plan_cpu(vm.config, vm.accelerator), qemu)
