@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from kata_agent.snapshot import repair
+from kata_linux import mount
 from kata_protocols import services
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import Code, StatusError
 from kata_testing.native import NEEDS, NativeAgent, native_agent
+from kata_testing.private_mounts import run_in_private_mounts
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -136,6 +138,20 @@ def test_an_agent_killed_while_all_stands_lets_it_go_on_when_told(tmp_path: Path
             assert await state_of(agent, container) == "running"
 
     run_async(body())
+
+
+def test_a_root_that_cannot_be_written_to_has_its_machine_id_in_memory() -> None:
+    def body() -> None:
+        folder, inside, fallback = "/run/root", "/run/root/machine-id", "/run/machine-id"
+        os.mkdir(folder)
+        Path(inside).touch()
+        mount.bind(folder, folder)
+        mount.remount_bind(folder, mount.MS_RDONLY)
+        for digit in "01":  # the second copy writes to what the first has bound
+            repair.write_machine_id(digit * 32, inside, fallback)
+            assert Path(inside).read_text() == Path(fallback).read_text() == digit * 32 + "\n"
+
+    run_in_private_mounts(body)
 
 
 def test_python_s_generator_is_seeded_anew() -> None:

@@ -5,6 +5,7 @@ Owns: how. Must not know: the order, who asks. Every function says what it did, 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -12,12 +13,13 @@ import time
 
 from kata_agent.errors import InvalidRequest
 from kata_agent.guest import clock, random
-from kata_linux import ptp
+from kata_linux import mount, ptp
 from kata_linux.record import Record
 
 MIN_RANDOM_BYTES = 32
 MAX_RANDOM_BYTES = 4096
 MACHINE_ID = "/etc/machine-id"
+MACHINE_ID_IN_MEMORY = "/run/machine-id"
 GENERATION = "generation"
 HOSTNAME_LIMIT = 64
 _HEX = set("0123456789abcdef")
@@ -84,10 +86,25 @@ def set_names(hostname: str, machine_id: str, path: str = MACHINE_ID) -> str:
         socket.sethostname(hostname)
         done.append(f"hostname {hostname}")
     if machine_id:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(machine_id + "\n")
+        write_machine_id(machine_id, path)
         done.append(f"{path} {machine_id}")
     return ", ".join(done) or "stay"
+
+
+def write_machine_id(machine_id: str, path: str, fallback: str = MACHINE_ID_IN_MEMORY) -> None:
+    """Where the root cannot be written to, a file in memory is bound over it, as machine-id(5) has it."""
+    try:
+        _write(path, machine_id)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        _write(fallback, machine_id)
+        mount.bind(fallback, path)
+
+
+def _write(path: str, machine_id: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"{machine_id}\n")
 
 
 def read_generation(folder: str) -> Generation:
