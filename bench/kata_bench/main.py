@@ -47,6 +47,7 @@ MEASUREMENTS = {
     "cycle": Measurement("native", "cycle", "measure_cycle"),
     "stats": Measurement("native", "stats", "measure_stats"),
     "metrics": Measurement("native", "metrics", "measure_metrics"),
+    "repair": Measurement("native", "repair", "measure_repair"),
     "stdout": Measurement("native", "stdout", "measure_stdout"),
     "stdout-own": Measurement("native", "stdout_own", "measure_stdout_own"),
     "native-memory": Measurement("native", "native_memory", "measure_native_memory"),

@@ -24,11 +24,15 @@ CALL_TIMEOUT_S = 30.0
 _RETRY_S = 0.0005
 
 
-class NativeAgent:
-    """A running agent. Owns the process; `address` is where it listens, `log` what it said."""
+_PID1 = ("unshare", "--fork", "--pid", "--kill-child=SIGKILL", str(AGENT.parent / "kata-init"))
 
-    def __init__(self, folder: Path) -> None:
+
+class NativeAgent:
+    """A running agent, `supervised` by a PID 1 of fresh namespaces. Owns the process; `log` is what it said."""
+
+    def __init__(self, folder: Path, *, supervised: bool = False) -> None:
         self.folder = folder
+        self.supervised = supervised
         self.address = f"unix://{folder}/agent.sock"
         self.log = folder / "agent.log"
         environment = {
@@ -40,7 +44,11 @@ class NativeAgent:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(AGENT)], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*_PID1, f"kata.log={self.log}"] if supervised else [str(AGENT)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._death = os.pidfd_open(self.process.pid)
 
@@ -65,8 +73,8 @@ class NativeAgent:
         return connection
 
     def close(self) -> None:
-        """End it: asked first, made to after a while."""
-        self.process.send_signal(signal.SIGTERM)
+        """End it: asked first, made to after a while. A namespace ends with its first process."""
+        self.process.send_signal(signal.SIGKILL if self.supervised else signal.SIGTERM)
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -76,10 +84,10 @@ class NativeAgent:
 
 
 @contextmanager
-def run_agent() -> Iterator[NativeAgent]:
+def run_agent(*, supervised: bool = False) -> Iterator[NativeAgent]:
     """An agent in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="kata-bench-") as folder:
-        agent = NativeAgent(Path(folder))
+        agent = NativeAgent(Path(folder), supervised=supervised)
         try:
             yield agent
         finally:

@@ -18,6 +18,7 @@ HEADER = Struct(">IIBB")
 REQUEST, RESPONSE = 1, 2
 AGENT = "grpc.AgentService"
 HEALTH = "grpc.Health"
+SANDBOX = "kata.agent.v1.Sandbox"
 
 M = TypeVar("M", bound=Message)
 
