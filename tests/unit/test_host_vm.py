@@ -56,11 +56,10 @@ def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:
 
 
 def test_a_machine_that_can_be_saved_has_what_cannot_be_on_ports_of_its_own() -> None:
-    devices = words_after(plan(VmConfig(GUEST, savable=True, share=Path("/s"))), "-device")
+    devices = words_after(plan(VmConfig(GUEST, savable=True)), "-device")
     ports = [word for word in devices if word.startswith("pcie-root-port")]
     assert len(ports) == 8
     assert devices.index(ports[-1]) < devices.index("a-vsock,id=vsock0,bus=rp6")
-    assert "vhost-user-fs-pci,chardev=share,tag=kataShared,id=share0,bus=rp7" in devices
     assert "vmgenid,guid=auto" in devices
 
 
@@ -69,9 +68,7 @@ def test_a_saved_machine_is_the_same_but_for_them_and_waits_for_its_state() -> N
     before = words_after(plan(config), "-device")
     folder = Path("/run/vm")
     command = plan_command(config, TCG, (), folder, 7, 1700, saved_memory="mem-path=/saved/memory,share=off")
-    assert words_after(command, "-device") == [
-        word for word in before if "id=vsock0" not in word and "share0" not in word
-    ]
+    assert words_after(command, "-device") == [word for word in before if "id=vsock0" not in word]
     assert "memory-backend-file,id=mem,size=256M,mem-path=/saved/memory,share=off" in words_after(
         command, "-object"
     )

@@ -109,6 +109,7 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         nics=tuple(options.nic),
         image=options.image,
         ksm=options.ksm,
+        savable=getattr(options, "savable", False),
         kernel_args=tuple(options.kernel_arg),
         boot_timeout_s=options.timeout,
         accelerator=forced,

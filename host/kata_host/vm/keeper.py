@@ -1,9 +1,9 @@
-"""Keeps one machine for `kata-agent-ctl vm start`, detached from the terminal: the machine's owner from boot to
-end.
+"""Keeps one machine for `kata-agent-ctl vm start` and `vm restore`, detached from the terminal: the machine's owner
+from its beginning to its end.
 
-Started as `python -m kata_host.vm.keeper` in a session of its own, reads the configuration as JSON from standard
-input, reports one JSON line on standard output when the agent is ready or the boot has failed, then waits for
-SIGTERM or the machine's end.
+Started as `python -m kata_host.vm.keeper` in a session of its own, reads its order as JSON from standard input, reports
+one JSON line on standard output when the agent is ready or the boot has failed, then waits for SIGTERM or the machine's
+end, and takes snapshots when it is asked to.
 """
 
 from __future__ import annotations
@@ -13,12 +13,39 @@ import json
 import os
 import signal
 import sys
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from kata_host.vm.base import VmConfig, VmError
-from kata_host.vm.config_json import load_config
+from kata_host.vm.config_json import dump_config, load_config
+from kata_host.vm.keeper_calls import Note, open_calls, serve_calls
 from kata_host.vm.process import ChildFailed
-from kata_host.vm.qemu import launch
+from kata_host.vm.qemu import QemuVm, launch
 from kata_host.vm.state import StateError
+from kata_protocols.status import StatusError
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to keep: a machine that is booted, or a copy of the saved one in a folder."""
+
+    config: VmConfig
+    saved: Path | None = None
+
+
+def dump_order(order: Order) -> str:
+    """The order as the keeper reads it."""
+    saved = None if order.saved is None else str(order.saved)
+    return json.dumps({"config": json.loads(dump_config(order.config)), "saved": saved})
+
+
+def load_order(text: str) -> Order:
+    """The inverse of `dump_order`."""
+    data = json.loads(text)
+    saved = None if data["saved"] is None else Path(data["saved"])
+    return Order(load_config(json.dumps(data["config"])), saved)
 
 
 def _report(answer: dict[str, object]) -> None:
@@ -28,8 +55,8 @@ def _report(answer: dict[str, object]) -> None:
         os.dup2(nowhere.fileno(), 1)
 
 
-async def keep(config: VmConfig) -> int:
-    """Boot, report, wait for the end."""
+async def keep(order: Order) -> int:
+    """Bring the machine up, report, wait for the end."""
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -43,23 +70,48 @@ async def keep(config: VmConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, end)
     try:
-        async with launch(config) as vm, asyncio.TaskGroup() as group:
+        async with _open_machine(order) as vm, asyncio.TaskGroup() as group:
             booted = True
-            _report(vm.describe())
             exited = group.create_task(vm.wait_exit())
             exited.add_done_callback(lambda _: ending.set())
+            serving = group.create_task(serve_calls(open_calls(vm.folder), _answers(vm)))
+            _report(vm.describe())
             await ending.wait()
             exited.cancel()
-    except (VmError, StateError, ChildFailed, OSError) as exc:
+            serving.cancel()
+    except (VmError, StateError, ChildFailed, StatusError, OSError) as exc:
         _report({"error": str(exc)})
         return 1
     return 0
 
 
+def _open_machine(order: Order) -> AbstractAsyncContextManager[QemuVm]:
+    if order.saved is None:
+        return launch(order.config)
+    from kata_host.vm.saved import read_saved, restore  # who boots does not wait for it
+
+    return restore(read_saved(order.saved), order.config)
+
+
+def _answers(vm: QemuVm) -> Any:
+    """What this machine's keeper does when it is asked."""
+
+    async def answer(request: dict[str, Any], note: Note) -> object:
+        from kata_host.vm.snapshot import Snapshot  # few are asked
+
+        match request:
+            case {"call": "snapshot", "folder": str(folder), "freeze_filesystems": bool(freeze)}:
+                saved = await Snapshot(vm, note).take(Path(folder), freeze_filesystems=freeze)
+                return {"folder": str(saved.folder)}
+        raise VmError(f"the machine's keeper, maybe of another version, knows no call {request}")
+
+    return answer
+
+
 def main() -> int:
     """The keeper's process."""
     try:
-        return asyncio.run(keep(load_config(sys.stdin.read())))
+        return asyncio.run(keep(load_order(sys.stdin.read())))
     except asyncio.CancelledError:
         return 1  # told to end while it booted; everything has been taken down
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from kata_host.vm.base import VmError
 
@@ -67,10 +67,20 @@ async def _run(client: QMPClient, command: str, purpose: str) -> None:
                         break
         except TimeoutError:
             raise VmError(f"{purpose}: qemu was not done in {TIMEOUT_S:g} s") from None
-        except BaseException:
+        except asyncio.CancelledError:
             if command == "migrate":
-                await ask(client, "migrate_cancel")
+                await _cancel(client, events)
             raise
     if data["status"] != "completed":
         told = await ask(client, "query-migrate")
         raise VmError(f"{purpose}: qemu {data['status']}: {told.get('error-desc', 'it gives no reason')}")
+
+
+async def _cancel(client: QMPClient, events: EventListener) -> None:
+    """End it; until QEMU says that it has, the machine cannot go on."""
+    await ask(client, "migrate_cancel")
+    async with asyncio.timeout(TIMEOUT_S):
+        async for event in events:
+            data: Any = event["data"]
+            if data["status"] in _ENDS:
+                return

@@ -26,7 +26,7 @@ from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
 from kata_host.vm.ksm import check_ksm
 from kata_host.vm.logbound import bound_logs
-from kata_host.vm.own_devices import SHARE, VSOCK, on_port
+from kata_host.vm.own_devices import VSOCK, on_port
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
 from kata_host.vm.state import VmState, make_private, open_state
@@ -96,8 +96,7 @@ def plan_command(
     if config.savable:
         # What cannot be saved is unplugged before, from a port; vmgenid tells the kernel that it is a copy.
         command += [*_plan_ports(SAVABLE_PORTS), "-device", "vmgenid,guid=auto"]
-        share = () if saved_memory is not None else plan_share(config, folder)
-        command += [*on_port(vsock_args, VSOCK), *on_port(share, SHARE), *devices]
+        command += [*on_port(vsock_args, VSOCK), *devices]
     else:
         command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS)]
     if saved_memory is not None:
@@ -182,6 +181,7 @@ class QemuVm:
         self.folder = state.path
         self.address = vsock.address
         self.vsock_kind = vsock.kind
+        self.vsock_args = vsock.qemu_args
         self.console = state.file("console.log")
         self.qmp_socket = state.file("qmp.sock")
         self.accelerator = accelerator
@@ -426,6 +426,10 @@ def _check(config: VmConfig) -> None:
     if config.max_cpus is not None and config.max_cpus < config.cpus:
         raise VmError(
             f"max_cpus {config.max_cpus}: fewer than the {config.cpus} that the machine begins with"
+        )
+    if config.share is not None and config.savable:
+        raise VmError(
+            f"{config.share}: a machine that can be saved has no share; a copy can be given one when it is restored"
         )
     if config.share is not None and not config.share.is_dir():
         raise VmError(f"{config.share}: the folder to share does not exist")

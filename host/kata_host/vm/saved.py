@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +38,10 @@ _MIB = 1 << 20
 _FREE = ("name", "share", "guest", "program", "boot_timeout_s", "accelerator")
 
 
-async def save(vm: QemuVm, folder: Path) -> Saved:
+async def save(vm: QemuVm, folder: Path, *, captured: Callable[[], Awaitable[None]] | None = None) -> Saved:
     """Save a machine whose guest was brought to a halt; it stands still afterwards, and may be closed or told to go on.
 
+    `captured` is called as soon as the machine is not needed any more, before what was written is on the disk.
     Raises `VmError`, for a full disk too; then there is no folder and nothing half done.
     """
     assert vm.child is not None  # noqa: S101 - a machine that is handed out was started
@@ -53,6 +54,8 @@ async def save(vm: QemuVm, folder: Path) -> Saved:
         with open_draft(folder) as draft:
             versions = await _read_versions(vm)
             await run_while_alive(_write(vm, draft), vm.child)
+            if captured is not None:
+                await captured()
             saved = Saved(folder, vm.config, versions)
             await run_in_thread(lambda _: publish(draft, saved))
     except OSError as exc:
@@ -88,14 +91,17 @@ async def restore(
 async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.ResumedResponse:
     """Let a copy run: clock, random numbers and names are right before anybody else hears of it. The guest's report.
 
-    Raises `VmError`, StatusError of the agent.
+    `hostname` and `machine_id` (32 hexadecimal digits) are the copy's own, where it needs them. Raises `VmError`, and
+    StatusError of the agent.
     """
     await ask(vm.qmp, "cont")
     vm.timeline.mark("running")
     try:
         async with asyncio.timeout(RESUME_TIMEOUT_S):
             async with await open_caller(vm.address, timeout_s=RESUME_TIMEOUT_S) as client:
-                request = pb.ResumedRequest(random=secrets.token_bytes(RANDOM_BYTES), time_ns=time.time_ns())
+                names = {"hostname": hostname, "machine_id": machine_id}
+                given = secrets.token_bytes(RANDOM_BYTES)
+                request = pb.ResumedRequest(random=given, time_ns=time.time_ns(), **names)
                 report = await SandboxService(client).resumed(request)
     except (OSError, TimeoutError) as exc:
         raise VmError(f"{vm.name}: its agent did not answer after the restore: {exc}") from exc

@@ -1,4 +1,5 @@
-"""`kata-agent-ctl vm start|stop|list`: machines that stay when the tool ends, known by name. `vm_plug` has the rest."""
+"""`kata-agent-ctl vm start|stop|list`: machines that stay when the tool ends, known by name. `vm_plug` and
+`vm_snapshot` have the rest."""
 
 from __future__ import annotations
 
@@ -8,23 +9,19 @@ import json
 import os
 import select
 import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
-from kata_host.cli.commands import vm_plug
+from kata_host.cli.commands import vm_plug, vm_snapshot
 from kata_host.cli.errors import CliError
+from kata_host.cli.keeping import show_machine, start_keeper
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
-from kata_host.cli.stdio import read_ready
 from kata_host.guest import find_default_rootfs
-from kata_host.vm.config_json import dump_config
-from kata_host.vm.state import find_state_root, is_owned, list_descriptions, make_private, sweep_stale
+from kata_host.vm.keeper import Order
+from kata_host.vm.state import find_state_root, is_owned, list_descriptions, sweep_stale
 
 STOP_TIMEOUT_S = 15.0
-KEEPER_LOG = "keeper.log"
-_REPORT_BYTES = 65536
-_SHOWN = ("name", "address", "console", "qmp")
 
 _EPILOG = """examples:
   kata-agent-ctl vm start --name test --share /srv/rootfs
@@ -41,11 +38,16 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "vm", help="keep virtual machines by name", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    actions = parser.add_subparsers(dest="action", metavar="start|stop|list|plug|unplug", required=True)
+    actions = parser.add_subparsers(
+        dest="action", metavar="start|stop|list|plug|unplug|snapshot|restore", required=True
+    )
     start = actions.add_parser("start", help="boot a VM that stays")
     start.add_argument("--name", help="its name (default: one is made up)")
     start.add_argument(
         "--share", type=Path, metavar="DIR", help="folder to share (default: the build's busybox root)"
+    )
+    start.add_argument(
+        "--savable", action="store_true", help="one that `vm snapshot` can save; it has no shared folder"
     )
     start.add_argument("--json", action="store_true", help="print JSON")
     add_machine_options(start)
@@ -58,59 +60,19 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
     vm_plug.add_actions(actions)
+    vm_snapshot.add_actions(actions)
 
 
 async def run_start(options: argparse.Namespace) -> int:
     """Hand the configuration to a keeper and wait for its word."""
-    config = read_config(options, share=None)
-    share = (options.share or find_default_rootfs(config.guest)).resolve()
-    config = read_config(options, share=share, name=options.name)
-    log_path = make_private(find_state_root()) / KEEPER_LOG
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    keeper = subprocess.Popen(  # noqa: ASYNC220 - milliseconds, and no thread may be its parent
-        [sys.executable, "-m", "kata_host.vm.keeper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        start_new_session=True,
-        cwd="/",
-    )
-    os.close(log)
-    assert keeper.stdin is not None and keeper.stdout is not None  # noqa: S101, PT018 - asked for above
-    with keeper.stdout:
-        with keeper.stdin:
-            keeper.stdin.write(dump_config(config).encode())
-        try:
-            with Progress() as progress:
-                progress.show("boot")
-                text = await _read_report(keeper.stdout.fileno())
-        except BaseException:
-            keeper.terminate()
-            keeper.wait(STOP_TIMEOUT_S)
-            raise
-    answer = (
-        json.loads(text) if text else {"error": f"the machine's keeper ended without a word; see {log_path}"}
-    )
-    if "error" in answer:
-        keeper.wait(STOP_TIMEOUT_S)
-        raise CliError(str(answer["error"]))
-    keeper.returncode = 0  # it stays; nobody here waits for it
-    if options.json:
-        print(json.dumps(answer))
-    else:
-        for key in _SHOWN:
-            print(f"{key:<8} {answer[key]}")
+    config = read_config(options, share=None, name=options.name)
+    if options.share or not config.savable:
+        config = replace(config, share=(options.share or find_default_rootfs(config.guest)).resolve())
+    with Progress() as progress:
+        progress.show("boot")
+        answer = await start_keeper(Order(config))
+    show_machine(answer, as_json=options.json)
     return 0
-
-
-async def _read_report(fd: int) -> bytes:
-    text = b""
-    while not text.endswith(b"\n") and len(text) < _REPORT_BYTES:
-        piece = await read_ready(fd, _REPORT_BYTES)
-        if not piece:
-            break
-        text += piece
-    return text
 
 
 async def run_stop(options: argparse.Namespace) -> int:
