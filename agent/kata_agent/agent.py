@@ -6,13 +6,24 @@ Owns: the order of these. Must not know: the wire, how a part is made (`parts`).
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from kata_agent import flight
 from kata_agent.parts import COMPONENTS_CGROUP, LAST_CALLS, RUN_DIRECTORY, Parts
 
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from kata_agent.channel import Channel
+
 
 class Agent(Parts):
     """An agent that serves."""
+
+    channel: Channel | None = None
+    _channel_task: asyncio.Task[None] | None = None
 
     def start_memory_agent(self) -> None:
         """Begin to take back cold memory, if that is configured. A failure is logged: everything else works."""
@@ -68,6 +79,22 @@ class Agent(Parts):
             self._report("no streams on connections of their own", error)
             return
         self._passed = passed.PassedConnections(listener, self._host, self.log, self._stored)
+
+    def serve_channel(self, serve: Callable[[socket.socket, str], None]) -> None:
+        """Serve on the serial channel too, if the settings name one."""
+        if not self.config.channel:
+            return
+        from kata_agent.channel import Channel
+
+        self.channel = Channel(self.config.channel, serve, host=self._host, stored=self._stored, log=self.log)
+        self._channel_task = self._group.create_task(self.channel.run())
+
+    async def end_channel(self) -> None:
+        """Let the last answers out on it, and listen no more."""
+        if self.channel is not None:
+            await self.channel.settle()
+        if self._channel_task is not None:
+            self._channel_task.cancel()
 
     def watch_pressure(self) -> None:
         """Tell of pressure, if that is configured."""

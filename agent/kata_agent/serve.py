@@ -85,12 +85,16 @@ async def _serve_alone(reading: Reading, listener: socket.socket) -> None:
         agent.begin_confidential()
         open_gate(agent, agent.owners_policy())
         settle_memory()
-        async with serve(Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S):
+        async with serve(
+            Dispatcher(agent), [listener], on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S
+        ) as server:
+            agent.serve_channel(server.serve_connection)
             agent.start_memory_agent()
             await agent.stopping.wait()
             agent.stop_tasks()
             # What was made here ends here: nobody would be left to reap it or to read its output.
             await agent.close()
+        await agent.end_channel()
 
 
 async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
@@ -139,12 +143,14 @@ async def _serve_supervised(channel: AgentChannel, reading: Reading) -> None:
             async with serve(
                 dispatcher, listeners, on_error=_reporter(log), grace_s=DRAIN_DEADLINE_S
             ) as server:
+                agent.serve_channel(server.serve_connection)
                 supervisor.ready()
                 agent.start_memory_agent()
                 await stop.wait()
                 agent.stop_tasks()
                 if agent.drain_s:
                     await _leave(server, agent, log)
+            await agent.end_channel()
         sys.stderr.write(COMPLETE)
         if agent.destroyed:
             supervisor.shutdown()
@@ -161,6 +167,8 @@ async def _leave(server: Server, agent: Agent, log: Log) -> None:
     if agent.destroyed:
         return
     log.info("upgrade", "ends for the next agent", answered=done)
+    if agent.channel is not None:
+        await agent.channel.settle()
     # an orderly end would take back what is half-made, and may wait for it: the next agent does that
     os._exit(0)
 

@@ -42,8 +42,9 @@ async def connect(
 ) -> AgentClient:
     """A client for the agent at `address`; attempts go on until `timeout_s` has passed.
 
-    `address` is `unix:///PATH`, `unix://@NAME`, `vsock://CID:PORT`, `hvsock://PATH:PORT` or `remote://PATH`. With
-    `reconnect`, calls that may be repeated are, over a new connection, when the agent dies under them.
+    `address` is `unix:///PATH`, `unix://@NAME`, `vsock://CID:PORT`, `hvsock://PATH:PORT`, `serial:///PATH` or
+    `remote://PATH`. With `reconnect`, calls that may be repeated are, over a new connection, when the agent dies
+    under them.
     """
     if not reconnect:
         return AgentClient(await open_caller(address, timeout_s=timeout_s))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from kata_protocols.aio.address import Address, UnixAddress, parse_address
+from kata_protocols.aio.address import Address, SerialAddress, UnixAddress, parse_address
 from kata_protocols.aio.dial import connect_once
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ _READ_BYTES = 65536
 
 
 def find_port_address(agent: Address | str, port: int) -> Address:
-    """Where this port of the guest is whose agent is at this address. ValueError for a plain unix socket."""
+    """Where this port of the guest is whose agent is at this address. ValueError for what has no ports."""
     address = parse_address(agent) if isinstance(agent, str) else agent
-    if isinstance(address, UnixAddress):
+    if isinstance(address, UnixAddress | SerialAddress):
         raise ValueError(  # noqa: TRY004 - the address is wrong, not its type
-            f"{address}: a unix socket has no ports; name the address of port {port}"
+            f"{address}: it has no ports; name the address of port {port}"
         )
     return address._replace(port=port)
 

@@ -21,7 +21,14 @@ from typing import Self
 
 from kata_host.client import Caller
 from kata_host.sandbox_service import SandboxService
-from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, VsockAddress, parse_address
+from kata_protocols.aio.address import (
+    Address,
+    HybridAddress,
+    SerialAddress,
+    UnixAddress,
+    VsockAddress,
+    parse_address,
+)
 from kata_protocols.aio.dial import HANDSHAKE_S, connect_once, shake_hands
 
 STREAM_PORT = 1027
@@ -91,7 +98,7 @@ class OwnStreams:
 def find_stream_address(agent: Address | str, port: int = STREAM_PORT) -> Address:
     """Where streams go in the guest whose agent is at this address. ValueError for a unix socket, which is one door."""
     address = parse_address(agent) if isinstance(agent, str) else agent
-    if isinstance(address, UnixAddress):
+    if isinstance(address, UnixAddress | SerialAddress):
         raise ValueError(  # noqa: TRY004 - the address is wrong, not its type
             f"{address}: streams need an address of their own here, name it"
         )
@@ -100,6 +107,10 @@ def find_stream_address(agent: Address | str, port: int = STREAM_PORT) -> Addres
 
 async def dial_stream(address: Address) -> tuple[socket.socket, int]:
     """One connection and the port by which the guest knows it; a VMM may not tell, or tell the guest's own. OSError."""
+    if isinstance(address, SerialAddress):
+        raise OSError(
+            errno.EOPNOTSUPP, f"{address}: no streams on connections of their own over a serial channel"
+        )
     if isinstance(address, VsockAddress):
         connection = await connect_once(address)
         return connection, int(connection.getsockname()[1])

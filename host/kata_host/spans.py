@@ -9,7 +9,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from kata_protocols import span as spans
-from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, VsockAddress, parse_address
+from kata_protocols.aio.address import (
+    Address,
+    HybridAddress,
+    SerialAddress,
+    UnixAddress,
+    VsockAddress,
+    parse_address,
+)
 from kata_protocols.aio.listen import open_listener
 
 if TYPE_CHECKING:
@@ -28,8 +35,8 @@ def find_trace_address(agent: str, port: int = TRACE_PORT) -> Address:
             return UnixAddress(f"{path}_{port}")  # as the VMM hands a guest's connections to its host
         case VsockAddress():
             return VsockAddress(-1 & 0xFFFFFFFF, port)
-        case UnixAddress():
-            raise ValueError(f"{address}: a unix socket has no ports; name the address to listen on")
+        case UnixAddress() | SerialAddress():
+            raise ValueError(f"{address}: it has no ports; name the address to listen on")
 
 
 async def receive_spans(listener: socket.socket) -> AsyncGenerator[spans.Span, None]:

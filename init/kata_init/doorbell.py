@@ -1,7 +1,8 @@
 """The doorbell: one line to the host for each step, on a connection of its own, without ever waiting for the host.
 
-Owns: the connections that are still being made. Must not know: what the steps mean. Each ring has two
-seconds; a failure is told to the kernel log and nothing else happens.
+Owns: the connections that are still being made, and the virtio port where that is the doorbell: it stays open, for
+its host drops what comes out of a closed one. Must not know: what the steps mean. Each ring has two seconds; a
+failure is told to the kernel log and nothing else happens.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ if TYPE_CHECKING:
     from kata_init.plan import Address
 
 DEADLINE_NS = 2_000_000_000
+_UNSAID_BYTES = 512
 
 
 class Doorbell:
     """Rings at an address; `None` is a house without one."""
 
-    __slots__ = ("_address", "_journal", "_pending")
+    __slots__ = ("_address", "_journal", "_pending", "_port", "_unsaid")
 
     def __init__(self, address: Address | None, journal: Journal) -> None:
         self._address = address
         self._journal = journal
         self._pending: dict[int, tuple[_socket.socket, bytes, int]] = {}
+        self._port = -1
+        self._unsaid = b""  # rung before there was a port
 
     def ring(self, line: str) -> None:
         """Send this line, now or when the connection is there (`handle`)."""
         if self._address is None:
+            return
+        if self._address.kind == "serial":
+            self._say(line.encode() + b"\n")
             return
         try:
             end = _start_connect(self._address)
@@ -43,6 +50,23 @@ class Doorbell:
         deadline = time.monotonic_ns() + DEADLINE_NS
         self._pending[end.fileno()] = (end, line.encode() + b"\n", deadline)
         self._finish(end.fileno())
+
+    def _say(self, line: bytes) -> None:
+        """Write to the port. Where there is none yet, the next ring takes this one along."""
+        from kata_linux import virtioports
+
+        assert self._address is not None  # noqa: S101 - somebody has rung
+        self._unsaid = (self._unsaid + line)[-_UNSAID_BYTES:]
+        try:
+            if self._port < 0 and (path := virtioports.find_port(self._address.path)) is not None:
+                self._port = virtioports.open_port(path)
+            if self._port < 0:
+                self._journal.warning(f"doorbell {self._address}: there is no port of this name")
+                return
+            os.write(self._port, self._unsaid)
+        except OSError as error:
+            self._journal.warning(f"doorbell {self._address}: {error}")
+        self._unsaid = b""
 
     def pending(self) -> list[int]:
         """Descriptors to poll for writing."""

@@ -21,7 +21,7 @@ _UNIX_PATH_MAX = 107
 
 
 class Address(Record):
-    """A stream socket's address: `kind` is "unix" (path), "abstract" (path without the NUL) or "vsock"."""
+    """Where to talk: `kind` is "unix" (path), "abstract" (path without the NUL), "vsock", "serial" (a port's name)."""
 
     kind: str
     path: str = ""
@@ -32,6 +32,8 @@ class Address(Record):
         """As it is written on a command line."""
         if self.kind == "vsock":
             return f"vsock://{-1 if self.cid == CID_ANY else self.cid}:{self.port}"
+        if self.kind == "serial":
+            return f"serial:{self.path}"
         return f"unix://{'@' if self.kind == 'abstract' else ''}{self.path}"
 
 
@@ -66,7 +68,9 @@ def parse_address(text: str) -> Address:
 
 
 def parse_doorbell(text: str) -> Address:
-    """A vsock port of the host, or `unix:/path` and `unix:@name` for a PID 1 that runs without a VM."""
+    """A vsock port of the host, `serial:NAME` for a virtio port, or `unix:/path` and `unix:@name` without a VM."""
+    if text.startswith("serial:") and len(text) > len("serial:"):
+        return Address("serial", text.removeprefix("serial:"))
     if text.startswith("unix:"):
         return parse_address("unix://" + text.removeprefix("unix:").removeprefix("//"))
     return Address("vsock", "", CID_HOST, parse_port(text))

@@ -49,7 +49,7 @@ def words(accelerator: str, **config: Any) -> dict[str, str]:
         (),
         Path("/run/vm"),
         7,
-        1700,  # type: ignore[arg-type]
+        "1700",  # type: ignore[arg-type]
     )
     pairs = pairwise(command)
     return {option: value for option, value in pairs if option in ("-smp", "-cpu", "-machine", "-smbios")}
@@ -82,7 +82,7 @@ def test_processors_that_may_come_have_a_socket_each_and_emulation_has_a_hypervi
 
 def test_memory_device_has_a_shared_memfd_and_begins_with_nothing() -> None:
     command = plan_command(
-        VmConfig(GUEST, memory_device_mib=256), Accelerator("tcg", ""), (), Path("/run/vm"), 7, 1
+        VmConfig(GUEST, memory_device_mib=256), Accelerator("tcg", ""), (), Path("/run/vm"), 7, "1"
     )
     assert "memory-backend-memfd,id=vmem0-backend,size=256M,share=on,reserve=off" in command
     assert "virtio-mem-pci,id=vmem0,memdev=vmem0-backend,requested-size=0" in command

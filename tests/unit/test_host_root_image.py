@@ -19,7 +19,7 @@ DISK = RootDisk(Path("/g/root,1.erofs"), 8 << 20, "ab" * 32, 6 << 20)
 
 def command(config: VmConfig, disk: RootDisk | None = DISK) -> list[str]:
     return plan_command(
-        config, Accelerator("tcg", ""), ("-device", "a-vsock"), Path("/run/vm"), 7, 1700, disk
+        config, Accelerator("tcg", ""), ("-device", "a-vsock"), Path("/run/vm"), 7, "1700", disk
     )
 
 

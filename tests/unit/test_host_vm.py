@@ -33,7 +33,7 @@ def words_after(command: list[str], option: str) -> list[str]:
 
 
 def plan(config: VmConfig, accelerator: Accelerator = TCG) -> list[str]:
-    return plan_command(config, accelerator, ("-device", "a-vsock"), Path("/run/vm"), 7, 1700)
+    return plan_command(config, accelerator, ("-device", "a-vsock"), Path("/run/vm"), 7, "1700")
 
 
 def test_guest_memory_is_a_shared_memfd_of_the_machines_size() -> None:

@@ -76,6 +76,12 @@ class Config(Settings):
         word="agent.passfd_listener_port", key="passfd_listener_port", toml=INTEGER, unset="",
         env="KATA_AGENT_PASSFD_LISTENER",
     )  # fmt: skip
+    channel = Setting(
+        value.parse_some_text, "",
+        "ours: name of the virtio port, or path of a device, on which the agent also serves, with yamux, as"
+        " `agent.channel.0`",
+        word="kata.channel", key="channel", env="KATA_AGENT_CHANNEL",
+    )  # fmt: skip
     crun_path = Setting(
         value.parse_some_text, "", "the jail, where it is not the guest's", env="KATA_AGENT_CRUN"
     )

@@ -62,6 +62,25 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--guest-dir", metavar="DIR", help="folder of vmlinuz and initrd.img (default build/guest)"
     )
+    _add_device_options(group)
+    group.add_argument(
+        "--channel",
+        choices=("vsock", "serial"),
+        help="how the agent is reached: vsock, or a virtio port, which needs nothing of the host (default: vsock"
+        " where the host has any)",
+    )
+    group.add_argument(
+        "--ksm", action="store_true", help="let the host merge equal pages of its machines' memory"
+    )
+    group.add_argument(
+        "--kernel-arg", action="append", default=[], metavar="WORD", help="more kernel command line"
+    )
+    group.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="default: KVM where it works"
+    )
+
+
+def _add_device_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--disk",
         action="append",
@@ -83,15 +102,6 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         default=INITRD,
         help="what the guest's root is: the initramfs (default), a verified disk, or shared memory",
     )
-    group.add_argument(
-        "--ksm", action="store_true", help="let the host merge equal pages of its machines' memory"
-    )
-    group.add_argument(
-        "--kernel-arg", action="append", default=[], metavar="WORD", help="more kernel command line"
-    )
-    group.add_argument(
-        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="default: KVM where it works"
-    )
 
 
 def read_config(options: argparse.Namespace, *, share: Path | None, name: str | None = None) -> VmConfig:
@@ -107,6 +117,7 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
         share=share,
         disks=tuple(Path(disk) for disk in options.disk),
         nics=tuple(options.nic),
+        channel=options.channel,
         image=options.image,
         ksm=options.ksm,
         savable=getattr(options, "savable", False),

@@ -56,6 +56,8 @@ class VmConfig:
     `memory_device_mib` is the most that a virtio memory device can have, which the guest uses as far as it is told to.
     `disks` are raw images, which the guest sees as /dev/vda and so on, and QMP as the nodes `disk0` and so on.
     `nics` are the addresses of interfaces, each on a user network of QEMU's with the host's loopback at its gateway.
+    `channel` is how the agent is reached: by vsock, or by a virtio port ("serial"), which needs nothing of the host;
+    None is vsock where the host has any.
     `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
     `savable` puts what a saved machine cannot have (vsock, share) where it can be unplugged (`kata_host.vm.saved`).
     """
@@ -69,6 +71,7 @@ class VmConfig:
     share: Path | None = None
     disks: tuple[Path, ...] = ()
     nics: tuple[str, ...] = ()
+    channel: Literal["vsock", "serial"] | None = None
     image: str = "initrd"
     ksm: bool = False
     savable: bool = False

@@ -24,8 +24,13 @@ _LINE_TIMEOUT_S = 5.0
 async def iterate_rings(listener: socket.socket, cid: int | None = None) -> AsyncIterator[str]:
     """The lines that arrive, one for each connection; a caller that sends nothing in time is passed over.
 
-    On the kernel's vsock every guest can call: only the one with `cid` is heard.
+    On the kernel's vsock every guest can call: only the one with `cid` is heard. A connected socket, which a virtio
+    port's is, has one line after the other, until it ends.
     """
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        async for line in _iterate_lines(listener):
+            yield line
+        return
     loop = asyncio.get_running_loop()
     while True:
         connection, peer = await loop.sock_accept(listener)
@@ -46,6 +51,16 @@ async def answer_rings(listener: socket.socket, cid: int | None = None) -> None:
     """Take whatever is rung, until cancelled: each later life of the agent rings, too."""
     async for _ in iterate_rings(listener, cid):
         pass  # who wants to know follows the agent's events
+
+
+async def _iterate_lines(connection: socket.socket) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    data = b""
+    while piece := await loop.sock_recv(connection, _LIMIT_BYTES):
+        *lines, data = (data + piece).split(b"\n")
+        data = data[:_LIMIT_BYTES]
+        for line in lines:
+            yield line.decode(errors="replace").strip()
 
 
 async def _read_line(connection: socket.socket) -> str:

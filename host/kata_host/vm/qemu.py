@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,9 +29,12 @@ from kata_host.vm.logbound import bound_logs
 from kata_host.vm.own_devices import VSOCK, on_port
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
+from kata_host.vm.serial import CHANNEL_WORDS, Serial, plan_serial
 from kata_host.vm.state import VmState, make_private, open_state
 from kata_host.vm.virtiofs import serve_share
-from kata_host.vm.vsock import Vsock, open_vsock
+from kata_host.vm.vsock import Vsock, has_vsock, open_vsock
+
+Link = Vsock | Serial  # how the agent is reached
 
 QMP_TIMEOUT_S = 10.0
 QUIT_TIMEOUT_S = 3.0
@@ -60,7 +63,7 @@ def plan_command(
     vsock_args: tuple[str, ...],
     folder: Path,
     control_fd: int,
-    doorbell_port: int,
+    doorbell: str,
     root_disk: RootDisk | None = None,
     saved_memory: str | None = None,
 ) -> list[str]:
@@ -72,7 +75,8 @@ def plan_command(
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
         _BOUNCE,
-        f"kata.doorbell={doorbell_port}",
+        f"kata.doorbell={doorbell}",
+        *(CHANNEL_WORDS if config.channel == "serial" else ()),
         *root.kernel_args,
         *config.kernel_args,
     )
@@ -92,7 +96,8 @@ def plan_command(
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
     ]  # fmt: skip
-    devices = _plan_devices(config)
+    serial = plan_serial(folder) if config.channel == "serial" else ()
+    devices = (*serial, *_plan_devices(config))
     if config.savable:
         # What cannot be saved is unplugged before, from a port; vmgenid tells the kernel that it is a copy.
         command += [*_plan_ports(SAVABLE_PORTS), "-device", "vmgenid,guid=auto"]
@@ -173,7 +178,7 @@ class QemuVm:
     """A running machine, as `kata_host.vm.base.Vm` describes it."""
 
     def __init__(
-        self, config: VmConfig, state: VmState, accelerator: Accelerator, vsock: Vsock, timeline: Timeline
+        self, config: VmConfig, state: VmState, accelerator: Accelerator, vsock: Link, timeline: Timeline
     ) -> None:
         self.config = config
         self.state = state
@@ -303,9 +308,9 @@ class Running:
 
     vm: QemuVm
     helpers: list[Child]
-    vsock: Vsock
+    vsock: Link
     bell: socket.socket
-    port: int
+    doorbell: str
 
 
 @asynccontextmanager
@@ -346,17 +351,21 @@ async def prepare(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -
         config.program, config.guest.kernel, make_private(state.path.parent)
     )
     timeline.mark("accelerator chosen", accelerator.name)
-    vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
+    if config.channel is None:
+        config = replace(config, channel="vsock" if has_vsock(config.guest.vsock_program) else "serial")
+    vsock: Link = Serial(state.path)
+    if config.channel == "vsock":
+        vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))
     helpers = [vsock.child] if vsock.child else []
     if config.ksm:
         check_ksm((*([vsock.kind] if vsock.child else []), *(["virtiofsd"] if config.share else [])))
     if config.share is not None:
         share = serve_share(config.share, state.file("fs.sock"), state.file("virtiofs.log"))
         helpers.append(await stack.enter_async_context(share))
-    bell, port = vsock.open_listener()
+    bell, doorbell = vsock.open_listener()
     stack.enter_context(bell)
     vm = QemuVm(replace(config, name=state.name), state, accelerator, vsock, timeline)
-    return Running(vm, helpers, vsock, bell, port)
+    return Running(vm, helpers, vsock, bell, doorbell)
 
 
 @asynccontextmanager
@@ -387,7 +396,7 @@ async def start(
             vsock_args,
             vm.folder,
             theirs.fileno(),
-            running.port,
+            running.doorbell,
             root,
             saved_memory,
         )
@@ -405,6 +414,7 @@ async def start(
             f"qemu did not speak on its control socket ({exc}); {child.describe_end()}"
         ) from exc
     vm.timeline.mark("qemu answers")
+    vsock.begin(running.bell, stack.enter_context(ExitStack()))
 
 
 async def _wait_ready(vm: QemuVm, bell: socket.socket, cid: int | None) -> None:

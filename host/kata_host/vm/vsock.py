@@ -14,7 +14,7 @@ import secrets
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Vsock:
     folder: Path | None = None
     child: Child | None = None
 
-    def open_listener(self) -> tuple[socket.socket, int]:
+    def open_listener(self) -> tuple[socket.socket, str]:
         """Listen for the guest's connections to the host (CID 2); the socket, and the port that the guest calls.
 
         The kernel's vsock ports are all machines' together, so there it chooses a free one.
@@ -58,7 +58,20 @@ class Vsock:
             listener.bind(str(self.folder / f"vsock_{port}"))
         listener.listen(8)
         listener.settimeout(0)
-        return listener, port
+        return listener, str(port)
+
+    def begin(self, bell: socket.socket, stack: ExitStack) -> None:
+        """QEMU runs: nothing is left to do."""
+
+
+def has_vsock(program: Path | None) -> bool:
+    """Whether this host can give a machine a vsock: by its kernel, or by the program."""
+    if program is not None and os.access(program, os.X_OK):
+        return True
+    if (reserved := reserve_cid()) is None:
+        return False
+    os.close(reserved[0])
+    return True
 
 
 def reserve_cid(device: str = "/dev/vhost-vsock") -> tuple[int, int] | None:

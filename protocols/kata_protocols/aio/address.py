@@ -40,7 +40,16 @@ class HybridAddress(NamedTuple):
         return f"hvsock://{self.path}:{self.port}"
 
 
-Address = UnixAddress | VsockAddress | HybridAddress
+class SerialAddress(NamedTuple):
+    """A guest's serial channel: the VMM's unix socket of a virtio port, or a device. One peer at a time has it."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"serial://{self.path}"
+
+
+Address = UnixAddress | VsockAddress | HybridAddress | SerialAddress
 
 
 def _parse_unix(rest: str) -> UnixAddress:
@@ -72,16 +81,24 @@ def _parse_hybrid(rest: str) -> HybridAddress:
     return HybridAddress(path, _parse_number(port, "port"))
 
 
+def _parse_serial(rest: str) -> SerialAddress:
+    if not rest.startswith("/"):
+        raise ValueError("want an absolute path")
+    return SerialAddress(rest)
+
+
 _SCHEMES: dict[str, Callable[[str], Address]] = {
     "unix": _parse_unix,
     "vsock": _parse_vsock,
     "hvsock": _parse_hybrid,
+    "serial": _parse_serial,
     "remote": _parse_unix,  # the remote hypervisor's proxy: a plain unix socket, no handshake
 }
 
 
 def parse_address(text: str) -> Address:
-    """Parse `unix:///PATH`, `unix://@NAME`, `vsock://CID:PORT`, `hvsock://PATH:PORT` or `remote://PATH`."""
+    """Parse `unix:///PATH`, `unix://@NAME`, `vsock://CID:PORT`, `hvsock://PATH:PORT`, `serial:///PATH` or
+    `remote://PATH`."""
     scheme, *rest = text.split("://")
     parse = _SCHEMES.get(scheme.lower())
     if parse is None or len(rest) != 1:

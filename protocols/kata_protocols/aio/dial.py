@@ -10,7 +10,7 @@ import asyncio
 import errno
 import socket
 
-from kata_protocols.aio.address import Address, HybridAddress, VsockAddress
+from kata_protocols.aio.address import Address, HybridAddress, SerialAddress, VsockAddress
 
 RETRY_S = 0.01
 HANDSHAKE_S = 10.0
@@ -58,6 +58,10 @@ async def shake_hands(sock: socket.socket, port: int, *, verb: str = "CONNECT") 
 
 async def connect_once(address: Address) -> socket.socket:
     """Make one attempt; bound it from outside with a timeout."""
+    if isinstance(address, SerialAddress):
+        from kata_protocols.aio.serial import connect_alone
+
+        return await connect_alone(address.path, timeout_s=HANDSHAKE_S)
     if isinstance(address, VsockAddress):
         sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     else:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 
-from kata_protocols.aio.address import Address, HybridAddress, UnixAddress, VsockAddress
+from kata_protocols.aio.address import Address, HybridAddress, SerialAddress, UnixAddress, VsockAddress
 
 # One connection for each runtime process is usual; a burst of dials must not meet a full queue.
 BACKLOG = 4096
@@ -18,7 +18,7 @@ BACKLOG = 4096
 
 def open_listener(address: Address, *, backlog: int = BACKLOG) -> socket.socket:
     """Return a listening, non-blocking socket; the caller owns it (and the path of a unix socket)."""
-    if isinstance(address, HybridAddress):
+    if isinstance(address, HybridAddress | SerialAddress):
         raise OSError(errno.EOPNOTSUPP, f"listen on {address}: the VMM listens there; use vsock or unix")
     family = socket.AF_VSOCK if isinstance(address, VsockAddress) else socket.AF_UNIX
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -75,6 +75,7 @@ class Server:
         self.reflection: dict[str, Any] | None = None  # the gRPC adapter's, made by its first peer
         self._connections: set[ServedConnection] = set()
         self._held_bytes = 0
+        self._ending = False
         self._idle = asyncio.Event()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -112,8 +113,15 @@ class Server:
                     self.loop.remove_reader(listener)
                     self.loop.call_later(ACCEPT_PAUSE_S, self._resume_accepting, listener)
                 return
-            sock.settimeout(0)
-            self._connections.add(Greeting(self, sock, describe_peer(sock, address)))
+            self.serve_connection(sock, describe_peer(sock, address))
+
+    def serve_connection(self, sock: socket.socket, peer: str) -> None:
+        """Serve a connection that was accepted elsewhere, and take its socket over; `peer` names it in logs."""
+        sock.settimeout(0)
+        if self._ending:
+            sock.close()
+            return
+        self._connections.add(Greeting(self, sock, peer))
 
     def _resume_accepting(self, listener: socket.socket) -> None:
         if listener in self._listeners and listener.fileno() >= 0:
@@ -144,6 +152,7 @@ class Server:
 
     def begin_shutdown(self, *, silently: bool = False) -> None:
         """Accept no more, take no more calls, end those that only wait; the others go on."""
+        self._ending = True
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             self.loop.remove_reader(listener)

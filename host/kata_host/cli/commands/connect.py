@@ -53,7 +53,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add(
         "--server-address",
         metavar="URI",
-        help="unix:///PATH, unix://@NAME, vsock://CID:PORT or hvsock://PATH:PORT",
+        help="unix:///PATH, unix://@NAME, vsock://CID:PORT, hvsock://PATH:PORT or serial:///PATH",
     )
     add(
         "-c", "--cmd", nargs="+", action="extend", default=[], metavar="CMD", help="commands; may be repeated"
