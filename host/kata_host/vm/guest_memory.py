@@ -18,6 +18,7 @@ from typing import TypeVar
 from kata_host.vm.base import VmError
 
 PIECE_BYTES = 1 << 20
+LOADED_BYTES = 16 << 20
 _PAGE_BYTES = 4096
 # What QEMU calls every memory of kind memfd.
 _LINK = "/memfd:memory-backend-memfd"
@@ -64,7 +65,7 @@ def load_memory(path: Path, stopped: threading.Event) -> FileIO:
     copy = FileIO(os.memfd_create("guest-memory", os.MFD_CLOEXEC), "r+")
     try:
         with path.open("rb") as source:
-            copy_memory(source.fileno(), copy.fileno(), stopped)
+            _load(source.fileno(), copy.fileno(), stopped)
     except BaseException:
         copy.close()
         raise
@@ -85,6 +86,16 @@ def copy_memory(source: int, target: int, stopped: threading.Event) -> int:
                 return copied
             copied += _copy_piece(source, target, offset, min(PIECE_BYTES, end - offset))
     return copied
+
+
+def _load(source: int, target: int, stopped: threading.Event) -> None:
+    """What was saved has its holes already."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    for start, end in find_data(source, size):
+        os.lseek(target, start, os.SEEK_SET)
+        while start < end and not stopped.is_set():
+            start += os.sendfile(target, source, start, min(end - start, LOADED_BYTES))
 
 
 def find_data(fd: int, size: int) -> Iterator[tuple[int, int]]:

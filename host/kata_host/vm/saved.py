@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from kata_host.client import AgentClient
 from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
 from kata_host.vm import own_devices
@@ -27,6 +28,7 @@ from kata_host.vm.process import ChildFailed, run_while_alive
 from kata_host.vm.qemu import QemuVm, Running, describing_failure, plan_cpu, plan_share, prepare, start
 from kata_host.vm.saved_folder import Draft, Saved, open_draft, publish, read_saved
 from kata_host.vm.versions import Versions, describe_qemu, find_differences, read_versions
+from kata_protocols.gen import health_pb2
 from kata_protocols.gen import sandbox_pb2 as pb
 
 __all__ = ["RANDOM_BYTES", "Saved", "read_saved", "restore", "resume", "save"]
@@ -34,6 +36,7 @@ __all__ = ["RANDOM_BYTES", "Saved", "read_saved", "restore", "resume", "save"]
 RANDOM_BYTES = 512
 RESUME_TIMEOUT_S = 60.0
 _MIB = 1 << 20
+_CALLS = 2
 # What a copy may have of its own; all else is the hardware that the saved state belongs to.
 _FREE = ("name", "share", "guest", "program", "boot_timeout_s", "accelerator")
 
@@ -99,15 +102,27 @@ async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.
     try:
         async with asyncio.timeout(RESUME_TIMEOUT_S):
             async with await open_caller(vm.address, timeout_s=RESUME_TIMEOUT_S) as client:
+                way_ns = await _measure_way(AgentClient(client))
                 names = {"hostname": hostname, "machine_id": machine_id}
                 given = secrets.token_bytes(RANDOM_BYTES)
-                request = pb.ResumedRequest(random=given, time_ns=time.time_ns(), **names)
+                request = pb.ResumedRequest(random=given, time_ns=time.time_ns() + way_ns, **names)
                 report = await SandboxService(client).resumed(request)
     except (OSError, TimeoutError) as exc:
         raise VmError(f"{vm.name}: its agent did not answer after the restore: {exc}") from exc
     vm.timeline.mark("resumed", f"generation {report.generation.number}")
     vm.appear()
     return report
+
+
+async def _measure_way(client: AgentClient) -> int:
+    """Nanoseconds that a call is under way to the guest, where it will read what time it is.
+
+    The first call after a restore is no measure: an emulator translates the guest's code again.
+    """
+    for _ in range(_CALLS):
+        started = time.monotonic_ns()
+        await client.check(health_pb2.CheckRequest())
+    return (time.monotonic_ns() - started) // 2
 
 
 def check_savable(config: VmConfig) -> None:
