@@ -12,7 +12,7 @@ from qemu.qmp.models import ErrorResponse
 
 from kata_host.cli.commands.devices import _row, format_span
 from kata_host.vm.base import VmError
-from kata_host.vm.plug import Monitor, Plugged
+from kata_host.vm.plug import Monitor, Plugged, is_gone
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_testing.wire import run_async
 
@@ -34,6 +34,7 @@ class FakeClient:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.refused = refused
         self.events: list[dict[str, Any]] = []
+        self.answers: dict[str, object] = {}
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
         given = arguments or {}
@@ -41,7 +42,7 @@ class FakeClient:
         if given.get("driver") == self.refused:
             answer = {"error": {"desc": "no such thing", "class": "GenericError"}}
             raise ExecuteError(ErrorResponse(answer), Message(), Message(answer))
-        return PORTS if command == "query-pci" else []
+        return self.answers.get(command, PORTS if command == "query-pci" else [])
 
     def listener(self, _name: str) -> AbstractContextManager[Any]:
         async def follow() -> Any:
@@ -79,9 +80,62 @@ def test_disk_that_is_refused_leaves_no_node_behind(tmp_path: Path) -> None:
 
 def test_unplugging_waits_for_the_guest_and_then_closes_what_was_behind(tmp_path: Path) -> None:
     client = FakeClient()
-    client.events = [{"data": {"device": "other"}}, {"data": {"device": "hot"}}]
+    client.events = [gone("other"), gone("hot"), gone("later")]
     run_async(monitor(client).unplug(Plugged("hot", "0a/00", (("blockdev-del", "node-name", "hot-node"),))))
     assert [command for command, _ in client.asked] == ["device_del", "blockdev-del"]
+
+
+@pytest.mark.parametrize(
+    ("event", "info"),
+    [("DEVICE_UNPLUG_GUEST_ERROR", ""), ("ACPI_DEVICE_OST", r" \(ACPI status 0x82\)")],
+)
+def test_device_that_the_guest_keeps_is_told_at_once_and_what_it_stands_on_stays(
+    event: str, info: str
+) -> None:
+    data: dict[str, Any] = {"device": "dimm"}
+    refusal = {"event": event, "data": {"info": {**data, "source": 3, "status": 0x82}} if info else data}
+    client = FakeClient()
+    client.events = [
+        ost("dimm", 0x84),
+        ost("dimm", 0x82, source=1),
+        ost("other", 0x82),
+        refusal,
+        gone("dimm"),
+    ]
+    device = Plugged("dimm", "", (("object-del", "id", "dimm-backend"),))
+    with pytest.raises(VmError, match=rf"the guest keeps dimm: it is in use, .*{info}$"):
+        run_async(monitor(client).unplug(device))
+    assert [command for command, _ in client.asked] == ["device_del"]
+
+
+def gone(device: str) -> dict[str, Any]:
+    return {"event": "DEVICE_DELETED", "data": {"device": device, "path": f"/machine/peripheral/{device}"}}
+
+
+def ost(device: str, status: int, source: int = 3) -> dict[str, Any]:
+    return {
+        "event": "ACPI_DEVICE_OST",
+        "data": {"info": {"device": device, "source": source, "status": status}},
+    }
+
+
+def test_processor_has_gone_with_its_interrupt_controller() -> None:
+    data = {"path": "/machine/peripheral/more-1-0-0/lapic"}
+    assert is_gone({"event": "DEVICE_DELETED", "data": data}, "more-1-0-0")
+    assert not is_gone({"event": "DEVICE_DELETED", "data": data}, "more-1-0")
+
+
+@pytest.mark.parametrize("kvm", [False, True])
+def test_processor_is_pulled_under_kvm_only(*, kvm: bool) -> None:
+    client = FakeClient()
+    device = {"name": "more-1-0-0", "type": "child<max-x86_64-cpu>"}
+    client.answers = {"qom-list": [device], "query-kvm": {"enabled": kvm}}
+    recalled = monitor(client).recall("more-1-0-0")
+    if kvm:
+        assert run_async(recalled) == Plugged("more-1-0-0", "")
+    else:
+        with pytest.raises(VmError, match="more-1-0-0 stays: without KVM, QEMU does not outlive"):
+            run_async(recalled)
 
 
 def test_full_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,24 @@ def test_processors_are_plugged_all_or_none() -> None:
     assert machine.asked[-1] == ("device_del", {"id": "cpu-1-0-0"})
 
 
+def test_processors_of_a_name_are_listed_in_the_order_to_pull_them_in() -> None:
+    slots = [
+        {**slot, "qom-path": f"/machine/peripheral/more-{slot['props']['socket-id']}-0-0"} for slot in SLOTS
+    ]
+    machine = FakeMachine(answers={"query-hotpluggable-cpus": slots})
+
+    async def ask() -> None:
+        assert await resize.list_cpus(machine, "more") == (
+            "more-3-0-0",
+            "more-2-0-0",
+            "more-1-0-0",
+            "more-0-0-0",
+        )
+        assert await resize.list_cpus(machine, "mor") == ()
+
+    run_async(ask())
+
+
 def test_memory_that_is_refused_leaves_no_backend() -> None:
     machine = FakeMachine("device_add")
     with pytest.raises(VmError, match="qemu refused device_add"):

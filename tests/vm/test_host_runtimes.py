@@ -141,7 +141,7 @@ async def prepare_network(client: AgentClient, guest: Guest) -> None:
     answer = await client.update_interface(interface("eth0", COLD_MAC, "10.0.2.15"))
     assert answer.name == "eth0"
     async with open_monitor(guest.qmp) as control:
-        hot = await control.plug_nic("hotnic", HOT_MAC, net="10.3.0.0/24")
+        hot = await control.plug_nic("hotnic", HOT_MAC, {"net": "10.3.0.0/24"})
     await client.update_interface(interface("eth1", HOT_MAC, "10.3.0.15", hot.address))
 
 

@@ -32,8 +32,8 @@ async def plugged(guest: Guest) -> AsyncIterator[list[str]]:
     async with open_monitor(guest.qmp) as monitor:
         nics = []
         for number in NICS:
-            user = {"net": f"10.2.{number}.0/24", "ipv6_prefix": f"fd00:{number + 1}::"}
-            nics.append(await monitor.plug_nic(f"nic{number}", mac(number), **user))
+            user = {"net": f"10.2.{number}.0/24", "ipv6-prefix": f"fd00:{number + 1}::"}
+            nics.append(await monitor.plug_nic(f"nic{number}", mac(number), user))
         yield [nic.address for nic in nics]
         for nic in nics:
             await monitor.unplug(nic)

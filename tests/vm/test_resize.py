@@ -21,7 +21,7 @@ from kata_host.vm.console import find_trouble
 from kata_host.vm.qemu import QemuVm, launch
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.status import StatusError
-from kata_testing.guest import plan, read_all
+from kata_testing.guest import plan, read_all, run_tool
 from kata_testing.repository import BUILD
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
@@ -80,7 +80,7 @@ def test_containers_that_run_have_what_is_plugged() -> None:
 
 async def plug_processors(vm: QemuVm, client: AgentClient) -> None:
     """Two that are there when the agent is asked, one that comes while it waits; a total that cannot be."""
-    await resize.plug_cpus(vm, 2)
+    assert await tool(vm, "plug", vm.name, "more", "cpu", "2") == (0, "more-1-0-0 more-2-0-0\n", "")
     await client.online_cpu_mem(pb.OnlineCPUMemRequest(nb_cpus=3, cpu_only=True))
     async with asyncio.TaskGroup() as group:
         group.create_task(client.online_cpu_mem(pb.OnlineCPUMemRequest(nb_cpus=4, cpu_only=True)))
@@ -91,12 +91,21 @@ async def plug_processors(vm: QemuVm, client: AgentClient) -> None:
         await client.online_cpu_mem(pb.OnlineCPUMemRequest(nb_cpus=5))
     with pytest.raises(VmError, match="cannot plug 1 processors: 4 of 4 are there"):
         await resize.plug_cpus(vm, 1)
+    if vm.accelerator.name == "tcg":
+        status, _, errors = await tool(vm, "unplug", vm.name, "more")
+        assert (status, "more-2-0-0 stays: without KVM, QEMU does not outlive" in errors) == (1, True), errors
+
+
+async def tool(vm: QemuVm, *words: str) -> tuple[int, str, str]:
+    """Status, output and errors of `kata-agent-ctl vm`."""
+    done = await asyncio.to_thread(run_tool, "vm", *words, vm_dir=vm.folder.parent, timeout_s=90)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 async def plug_memory(vm: QemuVm, client: AgentClient, container: Container) -> None:
-    """A module, and a memory device whose size the host sets while it is there."""
+    """A module, and a memory device whose size the host sets while it is there. The module goes again."""
     before = (await look(container))[2]
-    await resize.plug_memory(vm, "dimm0", 128)
+    assert await tool(vm, "plug", vm.name, "dimm0", "memory", "128") == (0, "dimm0\n", "")
     await wait_memory(client, container, before + 128)
     monitor = QMPClient("test")
     await monitor.connect(str(vm.qmp_socket))
@@ -108,6 +117,11 @@ async def plug_memory(vm: QemuVm, client: AgentClient, container: Container) -> 
     finally:
         await monitor.disconnect()
     await wait_memory(client, container, before + 128 + 256)
+    assert await tool(vm, "unplug", vm.name, "dimm0") == (0, "", "")
+    assert abs((await look(container))[2] - before - 256) <= 8
+    assert "dimm0-backend" not in {
+        entry["name"] for entry in await vm.execute("qom-list", {"path": "/objects"})
+    }
     details = await client.get_guest_details(
         pb.GuestDetailsRequest(mem_block_size=True, mem_hotplug_probe=True)
     )

@@ -124,7 +124,7 @@ def test_last_of_two_containers_gives_it_back_also_after_the_agent_was_killed(gu
 
 def test_function_without_room_for_its_memory_is_refused_at_once(guest: Guest) -> None:
     async def run(sandbox: Sandbox, monitor: Monitor) -> None:
-        device = await monitor.plug_pci("big", "pci-testdev", membar=1 << 36)
+        device = await monitor.plug_pci("big", "pci-testdev", {"membar": 1 << 36})
         with pytest.raises(StatusError, match=r"PCI device 0000:\S+: no room for BAR 2: give the port"):
             await sandbox.create(with_group("true"), devices=[request("vfio-pci-gk", device)])
         await monitor.unplug(device)
@@ -187,7 +187,7 @@ async def pull(guest: Guest, monitor: Monitor, device: Plugged) -> None:
     async with asyncio.timeout(PULL_TIMEOUT_S), await open_caller(guest.address) as client:
         service = SandboxService(client)
         cursor = (await service.poll_events(sandbox_pb2.PollEventsRequest(only_new=True))).cursor
-        await monitor.execute("device_del", id=device.id)
+        await monitor.execute("device_del", {"id": device.id})
         gone = False
         while not gone:
             request = sandbox_pb2.PollEventsRequest(cursor=cursor, wait_ms=20000)

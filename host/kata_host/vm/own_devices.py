@@ -43,12 +43,12 @@ def plan_calls(arguments: tuple[str, ...], name: str) -> tuple[Call, ...]:
 async def plug(monitor: Monitor, arguments: tuple[str, ...], name: str) -> None:
     """Plug it. Raises `VmError`."""
     for command, values in plan_calls(arguments, name):
-        await monitor.execute(command, **values)
+        await monitor.execute(command, values)
 
 
 async def find(monitor: Monitor) -> tuple[str, ...]:
     """Those that the machine has."""
-    there = {entry["name"] for entry in await monitor.execute("qom-list", path="/machine/peripheral")}
+    there = {entry["name"] for entry in await monitor.execute("qom-list", {"path": "/machine/peripheral"})}
     return tuple(name for name in PORTS if name in there)
 
 

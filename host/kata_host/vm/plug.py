@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import QMPClient, QMPError
 
+from kata_host.vm import qmp
 from kata_host.vm.base import VmError
 
-TIMEOUT_S = 10.0
 # The guest's part of an unplug: its driver lets go, emulated.
 UNPLUG_TIMEOUT_S = 60.0
 SCSI_CONTROLLER = "scsi0"
@@ -30,14 +31,26 @@ _BACKENDS = {
     "memdev": ("object-del", "id"),
 }
 
+# How what a device stands on is taken away: command, argument, name.
+Backend = tuple[str, str, str]
+
+_PROCESSOR = re.compile(r"-cpu>$")
+GONE = "DEVICE_DELETED"
+# QEMU tells of a processor only by its interrupt controller.
+_OF_A_PROCESSOR = "lapic"
+REFUSALS = ("DEVICE_UNPLUG_GUEST_ERROR", "ACPI_DEVICE_OST")
+# ACPI 6.3, 6.3.5 (_OST): what a status is about, and the statuses that are no refusal.
+_EJECT_REQUESTS = (0x3, 0x103)
+_SUCCESS, _IN_PROGRESS = 0x0, 0x84
+
 
 @dataclass(frozen=True)
 class Plugged:
-    """A device of ours. `id` is QEMU's; `address` the guest's; `backends` go with it, as (command, argument, name)."""
+    """A device of ours. `id` is QEMU's; `address` the guest's; `backends` go with it."""
 
     id: str
     address: str
-    backends: tuple[tuple[str, str, str], ...] = ()
+    backends: tuple[Backend, ...] = ()
 
 
 @asynccontextmanager
@@ -45,7 +58,7 @@ async def open_monitor(socket: Path) -> AsyncIterator[Monitor]:
     """The machine behind a QMP socket (`VmState`'s `qmp.sock`), for as long as the context lasts. Raises `VmError`."""
     client = QMPClient(f"plug {socket.parent.name}")
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(qmp.TIMEOUT_S):
             await client.connect(str(socket))
     except (QMPError, OSError, TimeoutError) as exc:
         raise VmError(
@@ -63,78 +76,78 @@ class Monitor:
     def __init__(self, client: QMPClient) -> None:
         self._client = client
 
-    async def execute(self, command: str, **arguments: object) -> Any:
-        """Any QMP command; `_` in names is written `-`."""
-        named = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await self._client.execute(command, named)
-        except ExecuteError as exc:
-            raise VmError(f"qemu refused {command}: {exc}") from exc
-        except (QMPError, TimeoutError) as exc:
-            raise VmError(f"qemu did not answer {command}: {exc}") from exc
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+        """Any QMP command."""
+        return await qmp.run_command(self._client, command, arguments)
 
     async def plug_disk(self, name: str, image: Path, *, read_only: bool = False) -> Plugged:
         """A raw image as a virtio-blk disk on an empty root port; its address is a PCI path."""
         node = await self._open_image(name, image, read_only=read_only)
-        return await self.plug_pci(name, "virtio-blk-pci", node, drive=node[2], serial=name[:20])
+        options = {"drive": node[2], "serial": name[:20]}
+        return await self.plug_pci(name, "virtio-blk-pci", options, node)
 
     async def plug_scsi_disk(
         self, name: str, image: Path, target: int, unit: int = 0, *, read_only: bool = False
     ) -> Plugged:
         """A raw image as a disk of the machine's virtio-scsi controller, which comes with its first disk."""
-        if not await self._has_device(SCSI_CONTROLLER):
+        if SCSI_CONTROLLER not in await self._list_devices():
             await self.plug_pci(SCSI_CONTROLLER, "virtio-scsi-pci")
         node = await self._open_image(name, image, read_only=read_only)
-        options = {"bus": f"{SCSI_CONTROLLER}.0", "channel": 0, "scsi_id": target, "lun": unit}
-        return await self._add(name, f"{target}:{unit}", "scsi-hd", (node,), drive=node[2], **options)
+        options = {"bus": f"{SCSI_CONTROLLER}.0", "channel": 0, "scsi-id": target, "lun": unit}
+        return await self._add(name, f"{target}:{unit}", "scsi-hd", (node,), {**options, "drive": node[2]})
 
-    async def plug_nic(self, name: str, mac: str, **network: object) -> Plugged:
-        """A virtio-net device on QEMU's user network; its address is a PCI path."""
+    async def plug_nic(self, name: str, mac: str, network: Mapping[str, object] | None = None) -> Plugged:
+        """A virtio-net device on QEMU's user network, with more words about that; its address is a PCI path."""
         backend = ("netdev_del", "id", f"{name}-net")
-        await self.execute("netdev_add", type="user", id=backend[2], **network)
-        return await self.plug_pci(name, "virtio-net-pci", backend, netdev=backend[2], mac=mac)
+        await self.execute("netdev_add", {"type": "user", "id": backend[2], **(network or {})})
+        return await self.plug_pci(name, "virtio-net-pci", {"netdev": backend[2], "mac": mac}, backend)
 
     async def plug_pmem(self, name: str, image: Path) -> Plugged:
         """A file as persistent memory, by virtio; its size is a multiple of 2 MiB. It is the guest's next /dev/pmemN,
         and stays: QEMU cannot take it away again."""
         backend = ("object-del", "id", f"{name}-mem")
-        file = {"mem_path": str(image), "size": os.stat(image).st_size, "share": True}
-        await self.execute("object-add", qom_type="memory-backend-file", id=backend[2], **file)
-        return await self.plug_pci(name, "virtio-pmem-pci", backend, memdev=backend[2])
+        file = {"mem-path": str(image), "size": os.stat(image).st_size, "share": True}
+        await self.execute("object-add", {"qom-type": "memory-backend-file", "id": backend[2], **file})
+        return await self.plug_pci(name, "virtio-pmem-pci", {"memdev": backend[2]}, backend)
 
     async def plug_pci(
-        self, name: str, driver: str, *backends: tuple[str, str, str], **options: object
+        self, name: str, driver: str, options: Mapping[str, object] | None = None, *backends: Backend
     ) -> Plugged:
-        """Any PCI device of QEMU's, on an empty root port."""
+        """Any PCI device of QEMU's, with these properties, on an empty root port. `backends` go when it is refused."""
         try:
             port, slot = await self._find_port()
         except VmError:
             await self._drop(backends)
             raise
-        return await self._add(name, f"{slot:02x}/00", driver, backends, bus=port, **options)
+        return await self._add(name, f"{slot:02x}/00", driver, backends, {**(options or {}), "bus": port})
 
     async def recall(self, name: str) -> Plugged:
         """A device that somebody has plugged under this name, for `unplug`."""
-        if not await self._has_device(name):
+        kind = (await self._list_devices()).get(name)
+        if kind is None:
             raise VmError(f"the machine has no device {name}")
+        if _PROCESSOR.search(kind) and not (await self.execute("query-kvm"))["enabled"]:
+            # Seen with 7.2: the next change of the machine's address space hangs or kills QEMU.
+            raise VmError(f"{name} stays: without KVM, QEMU does not outlive a processor that is pulled")
         path = f"/machine/peripheral/{name}"
-        known = {entry["name"] for entry in await self.execute("qom-list", path=path)}
+        known = {entry["name"] for entry in await self.execute("qom-list", {"path": path})}
         backends = []
         for wanted, (command, argument) in _BACKENDS.items():
-            if wanted in known and (value := await self.execute("qom-get", path=path, property=wanted)):
+            if wanted in known and (value := await self._get(path, wanted)):
                 backends.append((command, argument, str(value).rpartition("/")[2]))
         return Plugged(name, "", tuple(backends))
 
     async def unplug(self, device: Plugged) -> None:
-        """Ask the guest to let the device go, wait until it has, and close what was behind it."""
-        with self._client.listener("DEVICE_DELETED") as events:
-            await self.execute("device_del", id=device.id)
+        """Ask the guest to let the device go, wait until it has, and close what was behind it.
+
+        `VmError` when the guest tells that it keeps the device, or tells nothing.
+        """
+        with self._client.listener((GONE, *REFUSALS)) as events:
+            await self.execute("device_del", {"id": device.id})
             try:
                 async with asyncio.timeout(UNPLUG_TIMEOUT_S):
                     async for event in events:
-                        data: Any = event["data"]
-                        if data.get("device") == device.id:
+                        if is_gone(event, device.id):
                             break
             except TimeoutError:
                 late = f"the guest has not let go of {device.id} in {UNPLUG_TIMEOUT_S:g} s"
@@ -146,25 +159,26 @@ class Monitor:
         name: str,
         address: str,
         driver: str,
-        backends: tuple[tuple[str, str, str], ...],
-        **options: object,
+        backends: tuple[Backend, ...],
+        options: Mapping[str, object],
     ) -> Plugged:
         try:
-            await self.execute("device_add", driver=driver, id=name, **options)
+            await self.execute("device_add", {"driver": driver, "id": name, **options})
         except VmError:
             await self._drop(backends)
             raise
         return Plugged(name, address, backends)
 
-    async def _open_image(self, name: str, image: Path, *, read_only: bool) -> tuple[str, str, str]:
+    async def _open_image(self, name: str, image: Path, *, read_only: bool) -> Backend:
         node = f"{name}-node"
         file = {"driver": "file", "filename": os.path.abspath(image)}  # noqa: ASYNC240 - asks no disk
-        await self.execute("blockdev-add", driver="raw", node_name=node, read_only=read_only, file=file)
+        raw = {"driver": "raw", "node-name": node, "read-only": read_only, "file": file}
+        await self.execute("blockdev-add", raw)
         return ("blockdev-del", "node-name", node)
 
-    async def _drop(self, backends: tuple[tuple[str, str, str], ...]) -> None:
+    async def _drop(self, backends: tuple[Backend, ...]) -> None:
         for command, argument, name in backends:
-            await self.execute(command, **{argument: name})
+            await self.execute(command, {argument: name})
 
     async def _find_port(self) -> tuple[str, int]:
         """An empty root port and its slot on the root bus."""
@@ -175,6 +189,27 @@ class Monitor:
                     return device["qdev_id"], device["slot"]
         raise VmError("every root port of the machine has a device: unplug one first")
 
-    async def _has_device(self, name: str) -> bool:
-        listed = await self.execute("qom-list", path="/machine/peripheral")
-        return any(entry["name"] == name for entry in listed)
+    async def _get(self, path: str, name: str) -> Any:
+        return await self.execute("qom-get", {"path": path, "property": name})
+
+    async def _list_devices(self) -> dict[str, str]:
+        """QEMU's types of the devices that have names of ours, as `child<virtio-blk-pci>`."""
+        listed = await self.execute("qom-list", {"path": "/machine/peripheral"})
+        return {entry["name"]: entry["type"] for entry in listed}
+
+
+def is_gone(event: Mapping[str, Any], device: str) -> bool:
+    """Whether an event says that the device has gone. Raises `VmError` when it says that the guest keeps it. Pure."""
+    name, data = event["event"], event["data"]
+    if name == GONE:
+        path = f"/machine/peripheral/{device}"
+        return data["path"] in (path, f"{path}/{_OF_A_PROCESSOR}")
+    status = ""
+    if name == "ACPI_DEVICE_OST":
+        data = data["info"]
+        if data["source"] not in _EJECT_REQUESTS or data["status"] in (_SUCCESS, _IN_PROGRESS):
+            return False
+        status = f" (ACPI status {data['status']:#x})"
+    if data.get("device") == device:
+        raise VmError(f"the guest keeps {device}: it is in use, or cannot be taken out of use{status}")
+    return False

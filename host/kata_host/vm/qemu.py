@@ -16,8 +16,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import QMPClient, QMPError
 
 from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.again import boot_with_second_try
@@ -28,6 +29,7 @@ from kata_host.vm.ksm import check_ksm
 from kata_host.vm.logbound import bound_logs
 from kata_host.vm.own_devices import VSOCK, on_port
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
+from kata_host.vm.qmp import run_command
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
 from kata_host.vm.serial import CHANNEL_WORDS, Serial, plan_serial
 from kata_host.vm.state import VmState, make_private, open_state
@@ -36,13 +38,19 @@ from kata_host.vm.vsock import Vsock, has_vsock, open_vsock
 
 Link = Vsock | Serial  # how the agent is reached
 
-QMP_TIMEOUT_S = 10.0
 QUIT_TIMEOUT_S = 3.0
 QEMU_LOG = "qemu.log"
 
 # With an IOMMU the kernel keeps 64 MiB to bounce transfers of devices that reach only a part of memory. There are none
 # here; 512 pieces of 2 KiB are the least it takes.
 _BOUNCE = "swiotlb=512"
+
+# No look whether the timer's interrupts are counted fast enough: on a loaded machine QEMU's come late, and the kernel
+# dies of "IO-APIC + timer doesn't work". Kernels that know their hypervisor do not look either.
+_TIMER = "no_timer_check"
+
+# Plugged memory can be pulled where the kernel puts nothing of its own; so it treats up to three quarters of all.
+_MOVABLE = "memory_hotplug.online_policy=auto-movable"
 
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
@@ -75,6 +83,8 @@ def plan_command(
     kernel_args = (
         "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
         _BOUNCE,
+        _TIMER,
+        _MOVABLE,
         f"kata.doorbell={doorbell}",
         *(CHANNEL_WORDS if config.channel == "serial" else ()),
         *root.kernel_args,
@@ -219,15 +229,9 @@ class QemuVm:
         """Meet QEMU on its control monitor."""
         await self._qmp.connect(connection)
 
-    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
         """Run a QMP command; QEMU's refusal is a VmError with its text."""
-        try:
-            async with asyncio.timeout(QMP_TIMEOUT_S):
-                return await self._qmp.execute(command, arguments)
-        except ExecuteError as exc:
-            raise VmError(f"qemu refused {command}: {exc}") from exc
-        except QMPError as exc:
-            raise VmError(f"qemu did not answer {command}: {exc}") from exc
+        return await run_command(self._qmp, command, arguments)
 
     @property
     def qmp(self) -> QMPClient:

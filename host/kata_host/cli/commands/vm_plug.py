@@ -1,4 +1,4 @@
-"""`kata-agent-ctl vm plug|unplug`: devices for machines that run; prints where the guest will find them."""
+"""`kata-agent-ctl vm plug|unplug`: what machines get while they run; prints where the guest finds it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from kata_host.cli.errors import CliError
+from kata_host.vm import resize
 from kata_host.vm.plug import Monitor, Plugged, open_monitor
 from kata_host.vm.state import list_descriptions
 
@@ -16,7 +17,10 @@ _PLUG_EPILOG = """examples:
   kata-agent-ctl vm plug test data scsi disk.img 1:0      the same address, for driver scsi
   kata-agent-ctl vm plug test eth nic 02:00:00:00:00:01   a PCI path, for UpdateInterface's devicePath
   kata-agent-ctl vm plug test card pci bochs-display      any PCI device of QEMU's
-  kata-agent-ctl vm plug test mem pmem disk.img           persistent memory: it cannot be unplugged"""
+  kata-agent-ctl vm plug test mem pmem disk.img           persistent memory: it cannot be unplugged
+  kata-agent-ctl vm plug test more cpu 2                  two processors, of a VM with --max-cpus; their own names
+  kata-agent-ctl vm plug test dimm memory 256             a module of so many MiB
+The agent brings processors and memory into use when it is asked: OnlineCPUMem."""
 
 
 def add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,8 +31,10 @@ def add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )  # fmt: skip
     plug.add_argument("name", help="the VM's name")
     plug.add_argument("id", metavar="ID", help="the device's, of your choice: for unplugging it")
-    plug.add_argument("kind", choices=("disk", "scsi", "nic", "pmem", "pci"))
-    plug.add_argument("what", metavar="WHAT", help="an image, a hardware address, a driver of QEMU's")
+    plug.add_argument("kind", choices=("disk", "scsi", "nic", "pmem", "pci", "cpu", "memory"))
+    plug.add_argument(
+        "what", metavar="WHAT", help="an image, a hardware address, a driver of QEMU's, how many, MiB"
+    )
     plug.add_argument("address", nargs="?", default="", metavar="TARGET:UNIT", help="of a SCSI disk")
     plug.add_argument("--read-only", action="store_true", help="a disk that cannot be written")
     plug.add_argument("--json", action="store_true", help="print JSON")
@@ -64,13 +70,21 @@ async def _plug(monitor: Monitor, options: argparse.Namespace, unit: tuple[int, 
             return await monitor.plug_nic(options.id, options.what)
         case "pmem":
             return await monitor.plug_pmem(options.id, image)
+        case "cpu":
+            ids = await resize.plug_cpus(monitor, parse_number(options.what), options.id)
+            return Plugged(options.id, " ".join(ids))
+        case "memory":
+            name = await resize.plug_memory(monitor, options.id, parse_number(options.what))
+            return Plugged(name, name)
     return await monitor.plug_pci(options.id, options.what)
 
 
 async def run_unplug(options: argparse.Namespace) -> int:
     """Pull it, and close what was behind it."""
     async with open_monitor(find_monitor(options.name)) as monitor:
-        await monitor.unplug(await monitor.recall(options.id))
+        processors = await resize.list_cpus(monitor, options.id)
+        for name in processors or (options.id,):
+            await monitor.unplug(await monitor.recall(name))
     return 0
 
 
@@ -80,6 +94,13 @@ def find_monitor(name: str) -> Path:
         if each["name"] == name and each["running"]:
             return Path(str(each["qmp"]))
     raise CliError(f"no VM named {name!r} runs; `kata-agent-ctl vm list` shows them")
+
+
+def parse_number(text: str) -> int:
+    """A number above zero, of processors or MiB. Raises `CliError`."""
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise CliError(f"{text!r}: a number above zero is needed", status=2)
+    return int(text)
 
 
 def parse_unit(text: str) -> tuple[int, int]:
