@@ -58,29 +58,32 @@ async def _prepared(client: QMPClient, fd: int) -> AsyncIterator[None]:
 async def _run(client: QMPClient, command: str, purpose: str) -> None:
     """Start it and wait for its end."""
     with client.listener("MIGRATION") as events:
-        await ask(client, command, uri=f"fd:{_FD}")
         try:
+            await ask(client, command, uri=f"fd:{_FD}")
             async with asyncio.timeout(TIMEOUT_S):
-                async for event in events:
-                    data: Any = event["data"]
-                    if data["status"] in _ENDS:
-                        break
-        except TimeoutError:
-            raise VmError(f"{purpose}: qemu was not done in {TIMEOUT_S:g} s") from None
-        except asyncio.CancelledError:
+                status = await _wait_end(events)
+        except BaseException as exc:
             if command == "migrate":
                 await _cancel(client, events)
+            if isinstance(exc, TimeoutError):
+                raise VmError(f"{purpose}: qemu was not done in {TIMEOUT_S:g} s") from None
             raise
-    if data["status"] != "completed":
+    if status != "completed":
         told = await ask(client, "query-migrate")
-        raise VmError(f"{purpose}: qemu {data['status']}: {told.get('error-desc', 'it gives no reason')}")
+        raise VmError(f"{purpose}: qemu {status}: {told.get('error-desc', 'it gives no reason')}")
+
+
+async def _wait_end(events: EventListener) -> str:
+    async for event in events:
+        data: Any = event["data"]
+        if data["status"] in _ENDS:
+            break
+    return str(data["status"])
 
 
 async def _cancel(client: QMPClient, events: EventListener) -> None:
-    """End it; until QEMU says that it has, the machine cannot go on."""
+    """End it, wherever it is; until QEMU is out of it, nothing can be plugged and the machine cannot go on."""
     await ask(client, "migrate_cancel")
     async with asyncio.timeout(TIMEOUT_S):
-        async for event in events:
-            data: Any = event["data"]
-            if data["status"] in _ENDS:
-                return
+        while (await ask(client, "query-migrate")).get("status", "cancelled") not in _ENDS:
+            await events.get()

@@ -356,7 +356,9 @@ async def prepare(config: VmConfig, timeline: Timeline, stack: AsyncExitStack) -
     )
     timeline.mark("accelerator chosen", accelerator.name)
     if config.channel is None:
-        config = replace(config, channel="vsock" if has_vsock(config.guest.vsock_program) else "serial")
+        # A copy of a machine that has vsock by vhost-user cannot share its memory with other copies.
+        by_vsock = not config.savable and has_vsock(config.guest.vsock_program)
+        config = replace(config, channel="vsock" if by_vsock else "serial")
     vsock: Link = Serial(state.path)
     if config.channel == "vsock":
         vsock = await stack.enter_async_context(open_vsock(state.path, config.guest.vsock_program))

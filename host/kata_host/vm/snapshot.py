@@ -18,6 +18,7 @@ from kata_host.vm.plug import Monitor
 from kata_host.vm.qemu import QemuVm
 from kata_host.vm.saved import Saved, check_savable, resume, save
 from kata_protocols.gen import sandbox_pb2 as pb
+from kata_protocols.status import StatusError
 
 DIAL_TIMEOUT_S = 10.0
 GO_ON_TIMEOUT_S = 120.0
@@ -58,9 +59,9 @@ class Snapshot:
                 await own_devices.unplug(monitor, name)
             self._note("save")
             saved = await save(self._vm, folder, captured=go_on)
-        except BaseException:
+        except BaseException as exc:
             if standing:
-                await self._go_on()
+                await self._go_on_after(exc)
             raise
         return saved
 
@@ -71,6 +72,13 @@ class Snapshot:
             done = await SandboxService(client).quiesce(request)
         for step in done.steps:
             self._note(f"{step.name}: {step.note or 'done'} ({step.duration_us / 1000:.1f} ms)")
+
+    async def _go_on_after(self, failure: BaseException) -> None:
+        try:
+            await self._go_on()
+        except (VmError, StatusError, OSError, TimeoutError) as exc:
+            cause = str(failure) or "the snapshot was taken back"
+            raise VmError(f"{cause}; and {self._vm.name} could not go on after it: {exc}") from failure
 
     async def _go_on(self) -> None:
         """Plug again what was unplugged, and let the guest run."""
