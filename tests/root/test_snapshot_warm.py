@@ -9,6 +9,7 @@ import pytest
 
 from kata_protocols import services
 from kata_protocols.gen import sandbox_pb2 as pb
+from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, NativeAgent, native_agent
 from kata_testing.wire import run_async
 
@@ -101,5 +102,20 @@ def test_beside_a_sandbox_nothing_is_rehearsed(tmp_path: Path) -> None:
             await resume(agent)
             await agent.exec(container, "x", "true")
             assert await agent.wait(container, "x") == 0
+
+    run_async(body())
+
+
+@pytest.mark.parametrize("limit_ms", [5, 40])
+def test_a_rehearsal_that_takes_too_long_is_taken_back(tmp_path: Path, limit_ms: int) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            with pytest.raises(StatusError, match=r"quiesce: not done in 0.0\d+ s; done were no steps"):
+                await ask(agent, "Quiesce", warm=True, timeout_ms=limit_ms)
+            root = Path(f"/proc/{agent.agent_pid()}/root")
+            assert "rehearsal" not in os.listdir(root / "run/kata-agent")
+            assert "rehearsal" not in os.listdir(root / "sys/fs/cgroup")
+            assert (await quiesce(agent))["rehearse"].startswith("rounds of")
+            await resume(agent)
 
     run_async(body())
