@@ -55,6 +55,7 @@ MEASUREMENTS = {
     "guest": Measurement("vm", "guest", "measure_guest"),
     "hotplug": Measurement("vm", "hotplug", "measure_hotplug"),
     "images": Measurement("vm", "images", "measure_images"),
+    "template": Measurement("vm", "template", "measure_template"),
     "soak-kills": Measurement(SOAK, "soak", "measure_soak_kills"),
     "soak-execs": Measurement(SOAK, "soak", "measure_soak_execs"),
 }

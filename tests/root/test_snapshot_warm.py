@@ -42,15 +42,15 @@ def mounts(agent: NativeAgent) -> str:
     return Path(f"/proc/{agent.agent_pid()}/mountinfo").read_text()
 
 
-def test_after_a_rehearsal_the_first_container_imports_nothing(tmp_path: Path) -> None:
+def test_after_a_rehearsal_the_repair_and_the_first_container_import_nothing(tmp_path: Path) -> None:
     async def body() -> None:
         environment = {"PYTHONPROFILEIMPORTTIME": "1"}
         async with native_agent(tmp_path, supervised=True, environment=environment) as agent:
             notes = await quiesce(agent)
             assert list(notes) == ["rehearse", "freeze containers", "sync", "settle memory"]
             assert "kata_agent.containers.launch" in imports(agent)
-            await resume(agent)
             before = len(imports(agent))
+            await resume(agent)
             await agent.call("CreateSandbox", sandbox_id="s")
             container = await agent.run("cat")
             await agent.exec(container, "x", "true")
