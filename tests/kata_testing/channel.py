@@ -49,3 +49,12 @@ async def read_all(sock: socket.socket) -> bytes:
     while piece := await asyncio.get_running_loop().sock_recv(sock, 65536):
         data += piece
     return data
+
+
+async def echo(sock: socket.socket) -> None:
+    """Send everything back."""
+    loop = asyncio.get_running_loop()
+    with sock:
+        sock.settimeout(0)
+        while piece := await loop.sock_recv(sock, 65536):
+            await loop.sock_sendall(sock, piece)

@@ -207,6 +207,44 @@ def test_what_a_plain_peer_may_say_before_is_bounded() -> None:
     assert server.joined
 
 
+def test_plain_peer_that_says_much_before_it_answers_loses_nothing() -> None:
+    server = greeting_line(client=False)
+    said = server.take_output()
+    heard = server.receive_data(b"".join(pack(WINDOW, SYN, number, 0) for number in (1, 3, 5, 7)))
+    for _ in range(6):
+        for number in (1, 3, 5, 7):
+            heard += server.receive_data(pack(DATA, 0, number, 40000) + bytes(40000))
+    heard += server.receive_data(answers(said))
+    got = {number: 0 for number in (1, 3, 5, 7)}
+    for event in heard:
+        if isinstance(event, DataReceived):
+            got[event.stream_id] += len(event.data)
+    assert got == dict.fromkeys(got, 6 * 40000)
+    assert not any(isinstance(each, Parted) for each in heard)
+    forged = MARK + pack(PING, SYN, 0, 1) + pack(PING, SYN, 0, 0)
+    server.receive_data(pack(DATA, 0, 1, len(forged)) + forged)
+    assert server.joined, "its data may have marks, once it is known"
+
+
+def test_much_that_a_host_of_ours_left_is_dropped_for_its_greeting() -> None:
+    client, before = met()
+    stream = client.connection.open_stream()
+    assert stream is not None
+    left = client.take_output()
+    for number in range(3, 9, 2):
+        assert client.connection.open_stream() == number
+        left += client.take_output()
+        while client.connection.sendable_bytes(number):
+            left += b"".join(
+                client.connection.send_data(number, bytes(client.connection.sendable_bytes(number)))
+            )
+    server = greeting_line(client=False)
+    server.receive_data(left)
+    carry(client, server, 1000)
+    assert works(client, server)
+    assert before.joined
+
+
 def test_greeting_is_pings_for_who_does_not_know_it() -> None:
     said = greeting_line(client=True).take_output()
     assert len(said) == GREETING_BYTES

@@ -19,7 +19,7 @@ from kata_protocols.gen import health_pb2
 from kata_protocols.status import Code, StatusError
 from kata_protocols.yamux.frame import DATA, PING, SYN, WINDOW, pack
 from kata_protocols.yamux.line import MARK
-from kata_testing.channel import line_to, open_client, open_stream, read_all, serve_line
+from kata_testing.channel import echo, line_to, open_client, open_stream, read_all, serve_line
 from kata_testing.streaming import EVENTS, Streamer
 from kata_testing.streaming import ask as ask_events
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async, served
@@ -29,15 +29,6 @@ REQUEST = health_pb2.CheckRequest()
 
 async def check(client: Client) -> None:
     assert (await client.call(CHECK, REQUEST)).status == 1
-
-
-async def echo(sock: socket.socket) -> None:
-    """Send everything back."""
-    loop = asyncio.get_running_loop()
-    with sock:
-        sock.settimeout(0)
-        while piece := await loop.sock_recv(sock, 65536):
-            await loop.sock_sendall(sock, piece)
 
 
 class Echo:

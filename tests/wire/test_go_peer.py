@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ from kata_protocols.aio.address import UnixAddress
 from kata_protocols.aio.client import Client, ConnectionLostError
 from kata_protocols.aio.dial import dial
 from kata_protocols.aio.listen import open_listener
+from kata_protocols.aio.mux import Mux
 from kata_protocols.aio.server import serve
 from kata_protocols.gen import health_pb2
 from kata_protocols.status import Code, StatusError
+from kata_protocols.yamux.line import MARK
+from kata_testing.channel import echo, open_client, open_stream, read_all
 from kata_testing.streaming import EVENTS, SANDBOX, Streamer
 from kata_testing.streaming import ask as ask_events
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async
@@ -31,6 +35,17 @@ pytestmark = pytest.mark.requires("go")
 
 SOURCE = Path(__file__).parent / "peers" / "go"
 BUILD_TIMEOUT_S = 300
+CHECKS = [
+    "check",
+    "unknown service",
+    "unknown method",
+    "not supported",
+    "deadline",
+    "metadata",
+    "concurrent",
+    "large",
+    "stream",
+]
 
 
 @pytest.fixture(scope="session")
@@ -64,17 +79,7 @@ def test_the_go_client_is_served(peer: str, tmp_path: Path) -> None:
                 output, problems = await process.communicate()
                 await streamer.wait_finished(5)
         assert process.returncode == 0, problems.decode()
-        assert [line.removeprefix("ok ") for line in output.decode().splitlines()] == [
-            "check",
-            "unknown service",
-            "unknown method",
-            "not supported",
-            "deadline",
-            "metadata",
-            "concurrent",
-            "large",
-            "stream",
-        ]
+        assert [line.removeprefix("ok ") for line in output.decode().splitlines()] == CHECKS
 
     run_async(scenario())
 
@@ -176,3 +181,120 @@ def test_gos_streams_reach_our_client_and_are_given_up(peer: str, tmp_path: Path
             assert (await client.call(CHECK, ask(""), timeout_s=10)).status == 1
 
     run_async(scenario())
+
+
+# Over a channel: hashicorp's yamux
+
+
+@contextmanager
+def channels(path: str, on_stream: Callable[[socket.socket], object]) -> Iterator[None]:
+    """The agent's end of each connection to a socket, which stands for the VMM's."""
+    muxes: list[Mux] = []
+    with open_listener(UnixAddress(path)) as listener:
+
+        def accept() -> None:
+            muxes.append(Mux(listener.accept()[0].detach(), client=False, on_stream=on_stream))
+
+        asyncio.get_running_loop().add_reader(listener, accept)
+        try:
+            yield
+        finally:
+            asyncio.get_running_loop().remove_reader(listener)
+            for mux in muxes:
+                mux.close()
+
+
+async def run_peer(peer: str, mode: str, path: str) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        peer, mode, path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, problems = await process.communicate()
+    assert process.returncode == 0, problems.decode()
+    assert b"[ERR]" not in problems, problems.decode()
+    return [line.removeprefix("ok ") for line in output.decode().splitlines()]
+
+
+def test_gos_yamux_client_is_served_by_our_end_of_a_channel(peer: str, tmp_path: Path) -> None:
+    """As Kata 1.x's proxy would: it knows yamux alone, and speaks first."""
+
+    async def scenario() -> None:
+        router = Health().router(cancel_on_disconnect=True)
+        router.add(SANDBOX, "Events", Streamer().events)
+        path = str(tmp_path / "channel")
+        async with serve(router, []) as server:
+            with channels(path, lambda sock: server.serve_connection(sock, "serial")):
+                for _ in range(2):
+                    assert await run_peer(peer, "yamux-client", path) == [*CHECKS, "ping"]
+
+    run_async(scenario())
+
+
+def test_bytes_on_gos_streams_come_back_as_they_were(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "channel")
+        async with asyncio.TaskGroup() as group:
+            with channels(path, lambda sock: group.create_task(echo(sock))):
+                assert await run_peer(peer, "yamux-pump", path) == ["pump"]
+
+    run_async(scenario())
+
+
+def test_gos_yamux_server_serves_our_client(peer: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "channel")
+        async with go_channel(peer, "yamux-server", path) as mux:
+            clients = [open_client(mux) for _ in range(20)]
+            async with asyncio.TaskGroup() as group:
+                for client in clients:
+                    group.create_task(check_all(client))
+            for client in clients:
+                await client.aclose()
+
+    async def check_all(client: Client) -> None:
+        assert (await client.call(CHECK, ask(""))).status == 1
+        assert (await client.call(VERSION, ask("x" * 3_000_000))).grpc_version == "x" * 3_000_000
+
+    run_async(scenario())
+
+
+def test_our_streams_to_gos_echo_come_back_as_they_were(peer: str, tmp_path: Path) -> None:
+    """Marks among the data, and the end of one side before the other's."""
+    data = (MARK + os.urandom(999) + MARK[:-1]) * 2000
+
+    async def pump(mux: Mux) -> None:
+        loop = asyncio.get_running_loop()
+        with open_stream(mux) as sock:
+
+            async def send() -> None:
+                await loop.sock_sendall(sock, data)
+                sock.shutdown(socket.SHUT_WR)
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(send())
+                got = group.create_task(read_all(sock))
+            assert got.result() == data
+
+    async def scenario() -> None:
+        async with (
+            go_channel(peer, "yamux-echo", str(tmp_path / "channel")) as mux,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(6):
+                group.create_task(pump(mux))
+
+    run_async(scenario())
+
+
+@asynccontextmanager
+async def go_channel(peer: str, mode: str, path: str) -> AsyncIterator[Mux]:
+    """The host's end of a channel, with Go's at the other."""
+    process = await asyncio.create_subprocess_exec(peer, mode, path, stdin=asyncio.subprocess.PIPE)
+    try:
+        mux = Mux((await dial(UnixAddress(path), timeout_s=10)).detach(), client=True)
+        yield mux
+        mux.close()
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+    assert process.returncode == 0

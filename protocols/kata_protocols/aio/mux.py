@@ -35,7 +35,7 @@ MAX_OUTPUT_BYTES = 64 * 1024
 WRITE_BYTES = 32 * 1024 // HEADER_BYTES * HEADER_BYTES
 FRAMES_PER_TURN = 32
 
-OnStream = Callable[[socket.socket], None]
+OnStream = Callable[[socket.socket], object]
 OnState = Callable[[str], None]
 
 

@@ -39,6 +39,11 @@ class Header(NamedTuple):
     stream_id: int
     length: int
 
+    @property
+    def opens_stream(self) -> bool:
+        """Whether a stream begins with it."""
+        return self.kind in (DATA, WINDOW) and bool(self.flags & SYN)
+
 
 def pack(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     """A header."""

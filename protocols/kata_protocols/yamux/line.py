@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from kata_protocols.yamux.connection import MAX_STREAMS, Connection, Event
+from kata_protocols.yamux.connection import MAX_STREAMS, Connection, Event, Pong
 from kata_protocols.yamux.frame import ACK, DATA, HEADER_BYTES, PING, SYN, YamuxError, pack, parse
 
 # "Kata" and "mux1" with the highest bits set: in no other frame of ours can these bytes be at this place.
@@ -26,8 +26,10 @@ _WORDS = (0xCBE1F4E1, 0xEDF5F8B1)
 MARK = b"".join(pack(PING, SYN, 0, word) for word in _WORDS)
 _PING = pack(PING, SYN, 0, 0)[:8]
 GREETING_BYTES = len(MARK) + 2 * HEADER_BYTES
-# The most that a plain peer may have said before it has answered; of more only the end is looked at.
+# The most that is kept of what a plain peer says before it answers. If by then it looks like a session's beginning, it
+# is taken for that until the answer comes, or a greeting; else only its end is looked at.
 EARLY_BYTES = 512 * 1024
+_UNSURE = -1  # in place of the peer's number
 
 
 class Joined(NamedTuple):
@@ -57,7 +59,7 @@ class Line:
     def _reset(self) -> None:
         """A session of a new number, in which nothing has been said or heard."""
         self._session = _choose_number()
-        self._peer: int | None = None  # its session's number; 0 for a plain one
+        self._peer: int | None = None  # its session's number; 0 for a plain one, or _UNSURE
         self._answered = 0  # the peer's session that our last greeting named
         self._early = bytearray()  # heard before there is a session
         self._early_lost = False
@@ -120,9 +122,14 @@ class Line:
             early.clear()
             self._join(0)
             return rest
-        if len(early) > EARLY_BYTES:
-            del early[: 1 - len(MARK)]
-            self._early_lost = True
+        if len(early) <= EARLY_BYTES:
+            return b""
+        if not self._early_lost and _begins_session(early):
+            rest = bytes(early)
+            early.clear()
+            self._join(_UNSURE)
+            return rest
+        self._remember(bytes(early))
         return b""
 
     def _take_greeting(self, greeting: bytes) -> None:
@@ -157,7 +164,7 @@ class Line:
 
     def _join(self, peer: int) -> None:
         self._peer = peer
-        self._heard.append(Joined(plain=peer == 0))
+        self._heard.append(Joined(plain=peer <= 0))
 
     # In a session
 
@@ -204,6 +211,8 @@ class Line:
         try:
             while (event := connection.next_event()) is not None:
                 self._heard.append(event)
+                if self._peer == _UNSURE and event == Pong(self._session):
+                    self._peer = 0
         except YamuxError as error:
             last = connection.take_output()
             self._part(str(error))
@@ -254,11 +263,21 @@ def _count_begun(data: bytes) -> int:
 
 def _is_whole(data: bytes | bytearray) -> bool:
     """Whether these bytes are frames, the last of them complete."""
+    return _skip_frames(data) == len(data)
+
+
+def _begins_session(data: bytes | bytearray) -> bool:
+    """Whether these bytes are frames, the first of which opens a stream."""
+    return _skip_frames(data) > 0 and parse(data[:HEADER_BYTES]).opens_stream
+
+
+def _skip_frames(data: bytes | bytearray) -> int:
+    """Where the first frame begins that is not whole; if so, beyond the end of these bytes. -1: this is no yamux."""
     offset = 0
     while offset + HEADER_BYTES <= len(data):
         try:
             header = parse(data[offset : offset + HEADER_BYTES])
         except YamuxError:
-            return False
+            return -1
         offset += HEADER_BYTES + (header.length if header.kind == DATA else 0)
-    return offset == len(data)
+    return offset

@@ -4,6 +4,7 @@ go 1.19
 
 require (
 	github.com/containerd/ttrpc v1.2.7
+	github.com/hashicorp/yamux v0.1.1
 	google.golang.org/grpc v1.57.1
 	google.golang.org/protobuf v1.33.0
 )

@@ -2,6 +2,7 @@
 // client. Health's messages are wire-compatible with well-known ones (CheckRequest: a string in field 1, like
 // StringValue; HealthCheckResponse: an enum in field 1, like Int32Value), so nothing is generated here.
 //
+//	peer yamux-client|yamux-pump PATH, peer yamux-server|yamux-echo PATH: the same over a channel (yamux.go)
 //	peer client PATH    runs checks against the server at PATH, prints one line for each, exits 1 on the first failure
 //	peer server PATH    serves grpc.Health and a confidential data hub (hub.go) on PATH until its stdin ends
 package main
@@ -30,10 +31,13 @@ const (
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: peer client|server PATH")
+		fmt.Fprintln(os.Stderr, "usage: peer client|server|yamux-client|yamux-pump|yamux-server|yamux-echo PATH")
 		os.Exit(2)
 	}
-	run := map[string]func(string) error{"client": client, "server": server}[os.Args[1]]
+	run := map[string]func(string) error{
+		"client": client, "server": server,
+		"yamux-client": yamuxClient, "yamux-pump": yamuxPump, "yamux-server": yamuxServer, "yamux-echo": yamuxEcho,
+	}[os.Args[1]]
 	if err := run(os.Args[2]); err != nil {
 		fmt.Fprintln(os.Stderr, "peer:", err)
 		os.Exit(1)
@@ -45,7 +49,10 @@ func client(path string) error {
 	if err != nil {
 		return err
 	}
-	c := ttrpc.NewClient(conn)
+	return runChecks(ttrpc.NewClient(conn))
+}
+
+func runChecks(c *ttrpc.Client) error {
 	defer c.Close()
 	checks := []struct {
 		name string
@@ -198,10 +205,10 @@ func large(c *ttrpc.Client) error {
 	return check(c)
 }
 
-func server(path string) error {
+func newServer() (*ttrpc.Server, error) {
 	s, err := ttrpc.NewServer()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.RegisterService(health, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"Check": func(_ context.Context, unmarshal func(interface{}) error) (interface{}, error) {
@@ -213,6 +220,14 @@ func server(path string) error {
 		"Events": {Handler: events, StreamingServer: true},
 	}})
 	hub(s)
+	return s, nil
+}
+
+func server(path string) error {
+	s, err := newServer()
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		return err
