@@ -215,7 +215,7 @@ def test_plain_peer_that_says_much_before_it_answers_loses_nothing() -> None:
         for number in (1, 3, 5, 7):
             heard += server.receive_data(pack(DATA, 0, number, 40000) + bytes(40000))
     heard += server.receive_data(answers(said))
-    got = {number: 0 for number in (1, 3, 5, 7)}
+    got = dict.fromkeys((1, 3, 5, 7), 0)
     for event in heard:
         if isinstance(event, DataReceived):
             got[event.stream_id] += len(event.data)

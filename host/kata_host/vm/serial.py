@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kata_host.proxy import Proxy, listen_unix
+from kata_protocols.aio.serial import open_channel
 
 CHANNEL_NAME = "agent.channel.0"  # as Kata 1.x has it
 BELL_NAME = "kata.doorbell.0"
@@ -59,4 +60,4 @@ class Serial:
         bell.connect(str(self.folder / _BELL_FILE))
         bell.settimeout(0)
         listener = stack.enter_context(listen_unix(str(self.folder / ADDRESS_FILE)))
-        stack.callback(Proxy(str(self.folder / CHANNEL_FILE), listener).close)
+        stack.callback(Proxy(open_channel(str(self.folder / CHANNEL_FILE)), listener).close)

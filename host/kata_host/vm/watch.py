@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 IN_MODIFY = 0x2
-_IN_CREATE = 0x100
-_IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_MOVED_TO = 0x80
 _IN_NONBLOCK = 0o4000
 _IN_CLOEXEC = 0o2000000
 
@@ -44,7 +44,7 @@ async def wait_exists(path: Path) -> None:
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     with open_watch(
-        path.parent, _IN_CREATE | _IN_MOVED_TO
+        path.parent, IN_CREATE | IN_MOVED_TO
     ) as fd:  # watch first, look second: nothing falls between
 
         def note_change() -> None:
@@ -58,3 +58,14 @@ async def wait_exists(path: Path) -> None:
                 changed.clear()
         finally:
             loop.remove_reader(fd)
+
+
+async def wait_readable(fd: int) -> None:
+    """Return when a read would not block."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(fd)

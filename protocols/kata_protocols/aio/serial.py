@@ -38,7 +38,7 @@ async def connect_alone(path: str, *, timeout_s: float) -> socket.socket:
             joined = await mux.wait_joined()
     except TimeoutError:
         mux.close("nobody answers")
-        text = f"{path}: no agent answers; is another program using the channel?"
+        text = f"{path}: no agent answers; is another program using the channel (`kata-agent-ctl proxy` shares it)?"
         raise TimeoutError(errno.ETIMEDOUT, text) from None
     except BaseException:
         mux.close("given up")
