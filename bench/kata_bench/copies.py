@@ -137,9 +137,10 @@ async def open_template(folder: Path, *, warm: bool) -> AsyncIterator[Saved]:
     yield saved
 
 
-def quiesce(address: str, *, warm: bool) -> None:
-    """Bring a machine to a halt, warmed up or not; blocks."""
+def quiesce(address: str, *, warm: bool) -> dict[str, str]:
+    """Bring a machine to a halt, warmed up or not; each step's note. Blocks."""
     with Client(connect(address, _CALL_TIMEOUT_S)) as client:
         check(client)
         request = pb.QuiesceRequest(warm=warm, timeout_ms=_WARM_TIMEOUT_MS)
-        client.call(SANDBOX, "Quiesce", request, pb.QuiesceResponse)
+        answer = client.call(SANDBOX, "Quiesce", request, pb.QuiesceResponse)
+    return {step.name: step.note for step in answer.steps}
