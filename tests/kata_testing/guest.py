@@ -36,11 +36,16 @@ ROOT = f"{GUEST_SHARE}busybox"
 GUEST_LIBRARY = "/usr/lib/kata"
 
 
+def tool_environment(vm_dir: Path) -> dict[str, str]:
+    """The tool's environment, with folders of its own."""
+    return {**os.environ, "KATA_VM_DIR": str(vm_dir), "KATA_CACHE_DIR": f"{vm_dir}-cache"}
+
+
 def run_tool(
     *args: str, vm_dir: Path, timeout_s: float = BOOT_TIMEOUT_S, **more: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run kata-agent-ctl with its own folder for machines."""
-    env = {**os.environ, "KATA_VM_DIR": str(vm_dir)}
+    """Run kata-agent-ctl with its own folders for machines, templates and images."""
+    env = tool_environment(vm_dir)
     more.setdefault("stdin", subprocess.DEVNULL if "input" not in more else None)
     if "input" in more:
         del more["stdin"]

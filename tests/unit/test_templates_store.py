@@ -257,13 +257,13 @@ def test_a_name_that_is_none_is_refused(store: TemplateStore, name: str) -> None
 def test_a_folder_of_somebody_else_s_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(TemplateError, match="set KATA_TEMPLATE_DIR"):
+    with pytest.raises(TemplateError, match="set KATA_CACHE_DIR"):
         make(TemplateStore(tmp_path / "open"))
 
 
 def test_where_templates_lie() -> None:
-    assert find_template_root("/a", {"KATA_TEMPLATE_DIR": "/b"}) == Path("/a")
-    assert find_template_root(None, {"KATA_TEMPLATE_DIR": "/b"}) == Path("/b")
+    assert find_template_root("/a", {"KATA_CACHE_DIR": "/b"}) == Path("/a")
+    assert find_template_root(None, {"KATA_CACHE_DIR": "/b"}) == Path("/b/templates")
     if os.geteuid() == 0:
         assert find_template_root(None, {}) == Path("/var/cache/kata-guest/templates")
     else:

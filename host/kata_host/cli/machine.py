@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
 
 from kata_host.guest import find_guest
 from kata_host.vm.base import Accelerator, VmConfig
 from kata_host.vm.root_image import INITRD, KINDS
+
+DEFAULT_MEMORY_MIB = 512
+DEFAULT_CPUS = 2
+NEW_MAC = "new"
 
 
 def positive(text: str) -> int:
@@ -19,13 +24,20 @@ def positive(text: str) -> int:
 
 
 def mac_address(text: str) -> str:
-    """Six bytes in hexadecimal, of one interface: the lowest bit of the first is 0."""
+    """Six bytes in hexadecimal, of one interface: the lowest bit of the first is 0; or `new`, one of its own."""
+    if text == NEW_MAC:
+        return make_mac()
     parts = text.lower().split(":")
     if len(parts) != 6 or any(len(part) != 2 or set(part) - set("0123456789abcdef") for part in parts):
         raise argparse.ArgumentTypeError(f"{text}: not an address like 02:00:00:00:00:01")
     if int(parts[0], 16) & 1:
         raise argparse.ArgumentTypeError(f"{text}: a group's address; the first byte must be even")
     return text.lower()
+
+
+def make_mac() -> str:
+    """The address of an interface that nobody else has: random, of one interface, administered locally."""
+    return "02:" + secrets.token_bytes(5).hex(":")
 
 
 def positive_float(text: str) -> float:
@@ -39,10 +51,8 @@ def positive_float(text: str) -> float:
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Size, guest, time to boot."""
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--memory", type=positive, default=512, metavar="MIB", help="guest memory (default 512)"
-    )
-    group.add_argument("--cpus", type=positive, default=2, metavar="N", help="virtual CPUs (default 2)")
+    group.add_argument("--memory", type=positive, metavar="MIB", help="guest memory (default 512)")
+    group.add_argument("--cpus", type=positive, metavar="N", help="virtual CPUs (default 2)")
     group.add_argument(
         "--max-cpus",
         type=positive,
@@ -94,7 +104,8 @@ def _add_device_options(group: argparse._ArgumentGroup) -> None:
         type=mac_address,
         default=[],
         metavar="MAC",
-        help="a network interface with this address, on a user network; UpdateInterface configures it",
+        help="a network interface with this address (or `new`: one of its own), on a user network;"
+        " UpdateInterface configures it",
     )
     group.add_argument(
         "--image",
@@ -110,9 +121,9 @@ def read_config(options: argparse.Namespace, *, share: Path | None, name: str | 
     return VmConfig(
         guest=find_guest(options.guest_dir),
         name=name,
-        cpus=options.cpus,
+        cpus=options.cpus or DEFAULT_CPUS,
         max_cpus=options.max_cpus,
-        memory_mib=options.memory,
+        memory_mib=options.memory or DEFAULT_MEMORY_MIB,
         memory_device_mib=options.memory_device,
         share=share,
         disks=tuple(Path(disk) for disk in options.disk),

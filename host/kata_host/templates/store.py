@@ -26,7 +26,7 @@ from kata_host.templates.manifest import Entry, Manifest, ManifestError
 from kata_host.vm.base import VmError
 from kata_host.vm.state import StateError, check_name, lock_root, make_private
 
-VARIABLE = "KATA_TEMPLATE_DIR"
+VARIABLE = "KATA_CACHE_DIR"
 _DATA = "data-"
 _SUFFIX = ".json"
 _LOCK = "lock"
@@ -37,7 +37,9 @@ class TemplateError(VmError):
 
 
 def find_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this user's things lie that can be made again: /var/cache for root, else XDG's folder."""
+    """Where this user's things lie that can be made again: as told, else /var/cache for root, else XDG's folder."""
+    if named := environ.get(VARIABLE):
+        return Path(named).absolute()
     if os.geteuid() == 0:
         return Path("/var/cache/kata-guest")
     home = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '/nonexistent')}/.cache"
@@ -45,9 +47,8 @@ def find_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_template_root(chosen: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where this user's templates lie: as told, else `KATA_TEMPLATE_DIR`, else in the cache."""
-    named = chosen or environ.get(VARIABLE)
-    return Path(named).absolute() if named else find_cache_root(environ) / "templates"
+    """Where this user's templates lie: as told, else in the cache."""
+    return Path(chosen).absolute() if chosen else find_cache_root(environ) / "templates"
 
 
 def sync_path(path: Path) -> None:
@@ -79,11 +80,13 @@ class Draft:
     def publish(self, identity: Mapping[str, str], machine: Mapping[str, object]) -> Template:
         """Put it in its place, and away with the one that was there. Raises OSError: the disk is full, or broken."""
         files = {}
-        for path in sorted(self.folder.iterdir()):
-            if path.name != _LOCK:
-                path.chmod(0o600)
+        for path in sorted(self.folder.rglob("*")):
+            name = str(path.relative_to(self.folder))
+            if name != _LOCK:
+                path.chmod(0o700 if path.is_dir() else 0o600)
                 self._store.sync(path)
-                files[path.name] = Entry.of(path)
+                if path.is_file():
+                    files[name] = Entry.of(path)
         self._store.sync(self.folder)
         made = Manifest(self.name, self.folder.name, time.time(), dict(identity), dict(machine), files)
         self._store.put(made, self._lock_fd)
@@ -118,11 +121,13 @@ class TemplateStore:
             folder = self.root / manifest.data
             fd = _try_lock(folder, fcntl.LOCK_SH)
         if fd is None:
-            raise TemplateError(f"template {name}: {folder} is gone, or locked by somebody; {_remake(name)}")
+            raise TemplateError(
+                f"template {name}: {folder} is gone, or locked by somebody; {describe_remake(name)}"
+            )
         try:
             for file, entry in manifest.files.items():
                 if (wrong := entry.compare(folder / file)) is not None:
-                    raise TemplateError(f"template {name}: {folder / file}: {wrong}; {_remake(name)}")
+                    raise TemplateError(f"template {name}: {folder / file}: {wrong}; {describe_remake(name)}")
             yield Template(manifest, folder)
         finally:
             os.close(fd)
@@ -139,7 +144,7 @@ class TemplateStore:
         with lock_root(self.root):
             self._sweep()
             if not replace and path.exists():
-                raise TemplateError(f"template {name}: there is one already; {_remake(name)}")
+                raise TemplateError(f"template {name}: there is one already; {describe_remake(name)}")
             self._refuse_second(name)
             folder = self.root / f"{_DATA}{secrets.token_hex(6)}"
             folder.mkdir(mode=0o700)
@@ -204,7 +209,7 @@ class TemplateStore:
         except FileNotFoundError:
             raise TemplateError(_describe_absence(name)) from None
         except ManifestError as error:
-            raise TemplateError(f"{error}; {_remake(name)}") from error
+            raise TemplateError(f"{error}; {describe_remake(name)}") from error
 
     def _path(self, name: str) -> Path:
         try:
@@ -242,5 +247,6 @@ def _describe_absence(name: str) -> str:
     return f"template {name}: there is none; make it with: kata-agent-ctl vm template create {name}"
 
 
-def _remake(name: str) -> str:
+def describe_remake(name: str) -> str:
+    """What to do about a template that is no use."""
     return f"make it anew with: kata-agent-ctl vm template create --force {name}"

@@ -55,8 +55,8 @@ def _report(answer: dict[str, object]) -> None:
         os.dup2(nowhere.fileno(), 1)
 
 
-async def keep(order: Order) -> int:
-    """Bring the machine up, report, wait for the end."""
+async def keep(machine: AbstractAsyncContextManager[QemuVm]) -> int:
+    """Bring a machine up, report, wait for the end."""
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -70,7 +70,7 @@ async def keep(order: Order) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, end)
     try:
-        async with _open_machine(order) as vm, asyncio.TaskGroup() as group:
+        async with machine as vm, asyncio.TaskGroup() as group:
             booted = True
             exited = group.create_task(vm.wait_exit())
             exited.add_done_callback(lambda _: ending.set())
@@ -111,7 +111,7 @@ def _answers(vm: QemuVm) -> Any:
 def main() -> int:
     """The keeper's process."""
     try:
-        return asyncio.run(keep(load_order(sys.stdin.read())))
+        return asyncio.run(keep(_open_machine(load_order(sys.stdin.read()))))
     except asyncio.CancelledError:
         return 1  # told to end while it booted; everything has been taken down
 

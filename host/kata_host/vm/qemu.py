@@ -202,6 +202,7 @@ class QemuVm:
         self.accelerator = accelerator
         self.timeline = timeline
         self.child: Child | None = None
+        self.plugged: dict[str, str] = {}  # by name, where the guest finds what was plugged with the start
         self._watch: asyncio.Task[str] | None = None
         self._qmp: QMPClient = QMPClient(f"qemu {state.name}")
 
@@ -223,6 +224,7 @@ class QemuVm:
             "max_cpus": self.config.max_cpus,
             "memory_mib": self.config.memory_mib,
             "image": self.config.image,
+            "plugged": self.plugged,
         }
 
     async def open_control(self, connection: socket.socket) -> None:

@@ -27,7 +27,13 @@ from kata_host.vm.plug import Monitor
 from kata_host.vm.process import ChildFailed, run_while_alive
 from kata_host.vm.qemu import QemuVm, Running, describing_failure, plan_cpu, plan_share, prepare, start
 from kata_host.vm.saved_folder import Draft, Saved, open_draft, publish, read_saved
-from kata_host.vm.versions import Versions, describe_qemu, find_differences, read_versions
+from kata_host.vm.versions import (
+    Versions,
+    VersionsDifferError,
+    describe_qemu,
+    find_differences,
+    read_versions,
+)
 from kata_protocols.gen import health_pb2
 from kata_protocols.gen import sandbox_pb2 as pb
 
@@ -171,7 +177,7 @@ async def _bring_back(saved: Saved, running: Running, stack: AsyncExitStack) -> 
         await start(running, stack, f"mem-path={path},share=off")
     assert vm.child is not None  # noqa: S101 - set by start
     if told := find_differences(saved.versions, await _read_versions(vm)):
-        raise VmError(f"{saved.folder}: cannot be restored here: {'; '.join(told)}")
+        raise VersionsDifferError(f"{saved.folder}: cannot be restored here: {'; '.join(told)}", told)
     with saved.state.open("rb") as state:
         await run_while_alive(read_state(vm.qmp, state.fileno()), vm.child, *running.helpers)
     monitor = Monitor(vm.qmp)

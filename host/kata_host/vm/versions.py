@@ -19,6 +19,14 @@ PROGRAM_TIMEOUT_S = 10.0
 _BANNER = "QEMU emulator version "
 
 
+class VersionsDifferError(VmError):
+    """What was saved cannot be restored by what is here; `differences` are sentences."""
+
+    def __init__(self, text: str, differences: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.differences = differences
+
+
 @dataclass(frozen=True)
 class Versions:
     """What must be the same where a machine is saved and where it is restored. Each is shown to people as it is."""

@@ -7,15 +7,17 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from kata_host.cli.copies import add_copy_options, wants_copy
 from kata_host.cli.errors import EXIT_FAILURE, CliError
 from kata_host.cli.interrupt import find_cause, forward_to
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
+from kata_host.cli.run_machine import Machine, Root, open_booted, open_copied
 from kata_host.cli.stdio import Input, copy_in, copy_out
 from kata_host.cli.terminal import on_resize, raw_mode, read_size
 from kata_host.cli.timeline import format_table, plan_rows
@@ -26,7 +28,6 @@ from kata_host.own_streams import STREAM_PORT, OwnStreams, find_stream_address
 from kata_host.sandbox import Container, Sandbox, end_container, open_sandbox
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE, Timeline
-from kata_host.vm.qemu import QemuVm, launch
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
 
@@ -59,6 +60,7 @@ _EPILOG = """examples:
   tar c . | kata-agent-ctl run -- tar t                     standard input passes through
   kata-agent-ctl run --tty -- sh                            a shell; exit or Ctrl-D ends it and the VM
   kata-agent-ctl run --rootfs /srv/alpine --env A=b -- env  another root file system
+  kata-agent-ctl run --template small -- uname -a           in a copy of a saved VM (vm template create small)
 
 Ctrl-C goes to the command (status 130 if that ends it); a second one ends everything."""
 
@@ -94,10 +96,15 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="environment",
     )
     parser.add_argument("--cwd", default="/", metavar="DIR", help="where the command starts (default /)")
-    parser.add_argument("--read-write", action="store_true", help="let it change the root file system")
+    parser.add_argument(
+        "--read-write",
+        action="store_true",
+        help="let it change the root file system (of a copy: a layer that ends with it)",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the time line as JSON on standard error at the end"
     )
+    add_copy_options(parser)
     add_machine_options(parser)
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="command and arguments"
@@ -108,19 +115,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 async def run(options: argparse.Namespace) -> int:
     """Run it; the command's exit status."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    config = read_config(options, share=None)
-    rootfs = options.rootfs or find_default_rootfs(config.guest)
-    config = read_config(options, share=rootfs)
-    if options.stdio == "vsock":
-        config = replace(config, kernel_args=(*config.kernel_args, STREAM_KERNEL_ARG))
-    spec = plan_run(options, command)
     timeline = Timeline()
     with Progress() as progress:
         progress.show("boot")
         timeline.listener = lambda stamp: progress.show(f"boot: {stamp.event}")
-        async with launch(config, timeline) as vm:
+        async with _open_machine(options, timeline) as (vm, root):
+            spec = plan_run(options, command, root.path)
             try:
-                status = await _run_in(vm, spec, options, progress)
+                status = await _run_in(vm, root, spec, options, progress)
             except (ConnectionLostError, BaseExceptionGroup) as exc:
                 if isinstance(cause := find_cause(exc), ConnectionLostError):
                     raise await vm.explain_loss(cause) from None
@@ -133,21 +135,39 @@ async def run(options: argparse.Namespace) -> int:
     return status
 
 
-def plan_run(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
+def _open_machine(
+    options: argparse.Namespace, timeline: Timeline
+) -> AbstractAsyncContextManager[tuple[Machine, Root]]:
+    if wants_copy(options):
+        return open_copied(options, timeline)
+    config = read_config(options, share=None)
+    config = replace(config, share=options.rootfs or find_default_rootfs(config.guest))
+    if options.stdio == "vsock":
+        config = replace(config, kernel_args=(*config.kernel_args, STREAM_KERNEL_ARG))
+    return open_booted(config, timeline)
+
+
+def plan_run(options: argparse.Namespace, command: list[str], root: str = GUEST_SHARE) -> dict[str, object]:
     """The container's specification."""
     plan = ProcessPlan(
         args=command or ["sh", "-c", _DEMO], env=tuple(options.env), cwd=options.cwd, terminal=options.tty
     )
     binds = () if command else (_GUEST_PROC,)
-    return plan_spec(plan, GUEST_SHARE, writable=options.read_write, binds=binds)
+    return plan_spec(plan, root, writable=options.read_write, binds=binds)
 
 
 async def _run_in(
-    vm: QemuVm, spec: dict[str, object], options: argparse.Namespace, progress: Progress
+    vm: Machine, root: Root, spec: dict[str, object], options: argparse.Namespace, progress: Progress
 ) -> int:
     mark = vm.timeline.mark
-    async with await connect(vm.address) as client, open_sandbox(client, note=mark) as sandbox:
-        async with _own_streams(vm, client.caller, options) as own, _created(sandbox, spec, own) as container:
+    async with (
+        await connect(vm.address) as client,
+        open_sandbox(client, share=root.is_share, note=mark) as sandbox,
+    ):
+        async with (
+            _own_streams(vm, client.caller, options) as own,
+            _created(sandbox, root, spec, own) as container,
+        ):
             mark("container created")
             await container.start()
             vm.timeline.listener = None
@@ -178,7 +198,7 @@ def _by_connections(own: OwnStreams) -> _Streams:
 
 @asynccontextmanager
 async def _own_streams(
-    vm: QemuVm, agent: Caller, options: argparse.Namespace
+    vm: Machine, agent: Caller, options: argparse.Namespace
 ) -> AsyncIterator[OwnStreams | None]:
     """The connections that `--stdio vsock` asks for."""
     if options.stdio != "vsock":
@@ -191,11 +211,12 @@ async def _own_streams(
 
 @asynccontextmanager
 async def _created(
-    sandbox: Sandbox, spec: dict[str, object], own: OwnStreams | None
+    sandbox: Sandbox, root: Root, spec: dict[str, object], own: OwnStreams | None
 ) -> AsyncIterator[Container]:
     """The container; a command that cannot be run ends with the shell's own status for it."""
     try:
-        container = await sandbox.create(spec, ports=own.ports if own is not None else None)
+        ports = own.ports if own is not None else None
+        container = await sandbox.create(spec, root.container_id, storages=root.storages, ports=ports)
     except StatusError as exc:
         status = next((status for errno, status in _CANNOT_RUN if errno in exc.message), EXIT_FAILURE)
         raise CliError(exc.message, status) from exc

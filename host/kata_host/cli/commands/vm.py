@@ -12,7 +12,8 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from kata_host.cli.commands import vm_plug, vm_snapshot
+from kata_host.cli.commands import vm_plug, vm_pool, vm_snapshot, vm_template
+from kata_host.cli.copies import add_copy_options, read_own, start_copy, wants_copy
 from kata_host.cli.errors import CliError
 from kata_host.cli.keeping import show_machine, start_keeper
 from kata_host.cli.machine import add_machine_options, read_config
@@ -27,6 +28,7 @@ _EPILOG = """examples:
   kata-agent-ctl vm start --name test --share /srv/rootfs
   address=$(kata-agent-ctl vm start --name test --json | jq -r .address)
   kata-agent-ctl connect --server-address "$address" -c Check
+  kata-agent-ctl vm start --template small          a copy of a saved one, in milliseconds
   kata-agent-ctl vm list
   kata-agent-ctl vm stop test
   kata-agent-ctl vm stop --all"""
@@ -39,7 +41,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = parser.add_subparsers(
-        dest="action", metavar="start|stop|list|plug|unplug|snapshot|restore", required=True
+        dest="action", metavar="start|stop|list|plug|unplug|snapshot|restore|template|pool", required=True
     )
     start = actions.add_parser("start", help="boot a VM that stays")
     start.add_argument("--name", help="its name (default: one is made up)")
@@ -50,6 +52,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--savable", action="store_true", help="one that `vm snapshot` can save; it has no shared folder"
     )
     start.add_argument("--json", action="store_true", help="print JSON")
+    add_copy_options(start)
     add_machine_options(start)
     start.set_defaults(run=run_start)
     stop = actions.add_parser("stop", help="stop a VM")
@@ -61,10 +64,18 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     listing.set_defaults(run=run_list)
     vm_plug.add_actions(actions)
     vm_snapshot.add_actions(actions)
+    vm_template.add_actions(actions)
+    vm_pool.add_actions(actions)
 
 
 async def run_start(options: argparse.Namespace) -> int:
     """Hand the configuration to a keeper and wait for its word."""
+    if wants_copy(options):
+        with Progress() as progress:
+            progress.show("copy")
+            copy = await start_copy(options, read_own(options))
+        show_machine(copy, as_json=options.json)
+        return 0
     config = read_config(options, share=None, name=options.name)
     if options.share or not config.savable:
         config = replace(config, share=(options.share or find_default_rootfs(config.guest)).resolve())
