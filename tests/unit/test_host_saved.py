@@ -8,13 +8,15 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kata_host.vm.base import Accelerator, GuestFiles, VmConfig, VmError
-from kata_host.vm.guest_memory import copy_memory, find_used, load_memory, run_in_thread
-from kata_host.vm.own_devices import VSOCK, on_port, plan_calls
-from kata_host.vm.saved import check_savable, plan_copy
+from kata_host.vm.finishing import finish, run_in_thread
+from kata_host.vm.guest_memory import copy_memory, find_used, load_memory
+from kata_host.vm.own_devices import VSOCK, find_plugged, plan_calls
+from kata_host.vm.saved import check_config, plan_copy
 from kata_host.vm.saved_folder import Saved, open_draft, publish, read_saved
 from kata_host.vm.versions import Versions, describe_qemu, find_differences, read_versions
 
@@ -76,6 +78,35 @@ def test_work_in_a_thread_has_stopped_when_its_cancelled_caller_goes_on() -> Non
         assert ended.is_set()
 
     asyncio.run(run())
+
+
+def test_what_must_be_finished_is_before_a_cancellation_takes_effect() -> None:
+    async def run() -> list[str]:
+        begun, may_end, told = asyncio.Event(), asyncio.Event(), []
+
+        async def work() -> None:
+            begun.set()
+            await may_end.wait()
+            told.append("finished")
+
+        task = asyncio.create_task(finish(work()))  # noqa: TID251 - the test cancels it
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return told
+
+    assert asyncio.run(run()) == ["finished"]
+
+
+def test_a_failure_of_what_is_finished_is_the_caller_s() -> None:
+    async def work() -> None:
+        raise VmError("no")
+
+    with pytest.raises(VmError, match=r"^no$"):
+        asyncio.run(finish(work()))
 
 
 def test_a_saved_machine_is_read_as_it_was_written_and_private(tmp_path: Path) -> None:
@@ -170,7 +201,6 @@ def test_qemu_s_version_is_written_as_the_program_writes_it() -> None:
 
 def test_a_device_of_the_command_line_is_plugged_by_the_same_words() -> None:
     arguments = ("-chardev", "socket,id=vsock,path=/a,,b", "-device", "vhost-user-vsock-pci,chardev=vsock")
-    assert on_port(arguments, VSOCK)[3] == "vhost-user-vsock-pci,chardev=vsock,id=vsock0,bus=rp6"
     address = {"type": "unix", "data": {"path": "/a,b"}}
     assert plan_calls(arguments, VSOCK) == (
         (
@@ -186,6 +216,17 @@ def test_a_device_of_the_command_line_is_plugged_by_the_same_words() -> None:
     assert plan_calls((), VSOCK) == ()
 
 
+def test_what_came_after_the_start_is_found_by_name() -> None:
+    class Machine:
+        async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+            assert (command, arguments) == ("qom-list", {"path": "/machine/peripheral"})
+            names = ("type", "rp0", "rp7", "serial0", "channel0", "bell0", "nic0", "nic1", "data")
+            return [{"name": name} for name in names]
+
+    found = asyncio.run(find_plugged(Machine(), replace(CONFIG, nics=("02:00:00:00:00:01",))))
+    assert found == ("data", "nic1")
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [
@@ -197,11 +238,11 @@ def test_a_device_of_the_command_line_is_plugged_by_the_same_words() -> None:
 )
 def test_a_machine_that_cannot_be_saved_is_told_why(config: VmConfig, told: str) -> None:
     with pytest.raises(VmError, match=told):
-        check_savable(config)
+        check_config(config)
 
 
 def test_a_copy_may_have_a_name_and_a_share_of_its_own_and_no_other_hardware() -> None:
-    check_savable(CONFIG)
+    check_config(CONFIG)
     assert plan_copy(FAKE_SAVED, None) == CONFIG
     wanted = replace(CONFIG, name="copy", share=Path("/share"), boot_timeout_s=5)
     assert plan_copy(FAKE_SAVED, wanted) == wanted

@@ -8,7 +8,9 @@ import json
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,24 +57,41 @@ def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:
     assert {"panic=-1", "no_timer_check", "memory_hotplug.online_policy=auto-movable"} <= set(words.split())
 
 
-def test_a_machine_that_can_be_saved_has_what_cannot_be_on_ports_of_its_own() -> None:
+def test_a_machine_that_can_be_saved_has_the_serial_channel_and_room_for_more() -> None:
     devices = words_after(plan(VmConfig(GUEST, savable=True)), "-device")
-    ports = [word for word in devices if word.startswith("pcie-root-port")]
-    assert len(ports) == 8
-    assert devices.index(ports[-1]) < devices.index("a-vsock,id=vsock0,bus=rp6")
+    assert len([word for word in devices if word.startswith("pcie-root-port")]) == 8
+    assert "virtio-serial-pci,id=serial0" in devices
     assert "vmgenid,guid=auto" in devices
+    assert not [word for word in devices if "vhost" in word or word == "a-vsock"]
 
 
-def test_a_saved_machine_is_the_same_but_for_them_and_waits_for_its_state() -> None:
-    config = VmConfig(GUEST, savable=True, share=Path("/s"), memory_mib=256)
+def test_a_copy_is_the_machine_that_was_saved_and_waits_for_its_state() -> None:
+    config = VmConfig(GUEST, savable=True, memory_mib=256, nics=("02:00:00:00:00:01",))
     before = words_after(plan(config), "-device")
-    folder = Path("/run/vm")
-    command = plan_command(config, TCG, (), folder, 7, 1700, saved_memory="mem-path=/saved/memory,share=off")
-    assert words_after(command, "-device") == [word for word in before if "id=vsock0" not in word]
-    assert "memory-backend-file,id=mem,size=256M,mem-path=/saved/memory,share=off" in words_after(
-        command, "-object"
-    )
+    copy = replace(config, share=Path("/s"), channel="vsock")
+    memory = "mem-path=/saved/memory,share=off"
+    command = plan_command(copy, TCG, ("-device", "x"), Path("/run/vm"), 7, "1700", saved_memory=memory)
+    assert words_after(command, "-device") == before
+    assert f"memory-backend-file,id=mem,size=256M,{memory}" in words_after(command, "-object")
     assert words_after(command, "-incoming") == ["defer"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [({"share": Path("/s")}, "a share"), ({"channel": "vsock"}, "vsock")]
+)
+def test_what_qemu_cannot_save_is_refused_before_anything_starts(
+    more: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    guest = GuestFiles(tmp_path / "vmlinuz", tmp_path / "initrd")
+    guest.kernel.touch()
+    guest.initrd.touch()
+
+    async def boot() -> None:
+        with pytest.raises(VmError, match=f"^{told}: a machine that can be saved has none"):
+            async with launch(VmConfig(guest, savable=True, program="true", **more)):
+                pass
+
+    asyncio.run(boot())
 
 
 def test_each_disk_is_a_raw_image_that_can_be_found_again() -> None:

@@ -59,7 +59,7 @@ class VmConfig:
     `channel` is how the agent is reached: by vsock, or by a virtio port ("serial"), which needs nothing of the host;
     None is vsock where the host has any.
     `image` is one of `kata_host.vm.root_image.KINDS`. `ksm` lets the host merge its pages with other machines'.
-    `savable` puts what a saved machine cannot have (vsock, share) where it can be unplugged (`kata_host.vm.saved`).
+    `savable`: it can be saved (`kata_host.vm.saved`), so it has neither vsock nor share.
     """
 
     guest: GuestFiles

@@ -6,24 +6,21 @@ what a copy is for. Follows proc_pid_fd(5), memfd_create(2) and lseek(2) (SEEK_D
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
 
 from kata_host.vm.base import VmError
 
 PIECE_BYTES = 1 << 20
 LOADED_BYTES = 16 << 20
 _PAGE_BYTES = 4096
-# What QEMU calls every memory of kind memfd.
-_LINK = "/memfd:memory-backend-memfd"
-
-T = TypeVar("T")
+# What QEMU calls every memory of kind memfd, and what we call a copy's.
+_COPY = "guest-memory"
+_LINKS = ("/memfd:memory-backend-memfd", f"/memfd:{_COPY}")
 
 
 def open_memory(pid: int, size: int) -> int:
@@ -32,14 +29,14 @@ def open_memory(pid: int, size: int) -> int:
     found = []
     for name in os.listdir(folder):
         try:
-            if os.readlink(f"{folder}/{name}").startswith(_LINK):
+            if os.readlink(f"{folder}/{name}").startswith(_LINKS):
                 found.append(f"{folder}/{name}")
         except FileNotFoundError:
             continue  # closed meanwhile: the memory never is
     if len(found) != 1:
         raise VmError(
-            f"qemu (process {pid}) has {len(found)} shared memories, and a machine that is saved must have one: "
-            "start it without --ksm and --memory-device, and unplug memory that was plugged"
+            f"qemu (process {pid}) has {len(found)} memories that can be copied, and a machine that is saved must have "
+            "one: none has a copy that shares its memory with others, more has a machine that memory was plugged into"
         )
     fd = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC)
     if (there := os.fstat(fd).st_size) != size:
@@ -48,21 +45,9 @@ def open_memory(pid: int, size: int) -> int:
     return fd
 
 
-async def run_in_thread(work: Callable[[threading.Event], T]) -> T:
-    """Work that blocks. When its caller is cancelled the event is set, and this returns when the work has stopped."""
-    stopped = threading.Event()
-    working = asyncio.get_running_loop().run_in_executor(None, work, stopped)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        stopped.set()
-        await asyncio.wait([working])
-        raise
-
-
 def load_memory(path: Path, stopped: threading.Event) -> FileIO:
     """A copy of a saved memory that is nobody else's, in memory that processes can share. Raises OSError."""
-    copy = FileIO(os.memfd_create("guest-memory", os.MFD_CLOEXEC), "r+")
+    copy = FileIO(os.memfd_create(_COPY, os.MFD_CLOEXEC), "r+")
     try:
         with path.open("rb") as source:
             _load(source.fileno(), copy.fileno(), stopped)

@@ -12,26 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, QMPClient
 
 from kata_host.vm.base import VmError
+from kata_host.vm.qmp import run_command
 
 TIMEOUT_S = 60.0
 CAPABILITIES = ("x-ignore-shared", "events")
 _FD = "state"
 _ENDS = ("completed", "failed", "cancelled")
-
-
-async def ask(client: QMPClient, command: str, **arguments: object) -> Any:
-    """A QMP command in a conversation of its own; `_` in names is written `-`. QEMU's refusal is a VmError."""
-    named = {name.replace("_", "-"): value for name, value in arguments.items()}
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await client.execute(command, named)
-    except ExecuteError as exc:
-        raise VmError(f"qemu refused {command}: {exc}") from exc
-    except (QMPError, TimeoutError) as exc:
-        raise VmError(f"qemu did not answer {command}: {exc or type(exc).__name__}") from exc
 
 
 async def write_state(client: QMPClient, fd: int) -> None:
@@ -49,9 +38,9 @@ async def read_state(client: QMPClient, fd: int) -> None:
 @asynccontextmanager
 async def _prepared(client: QMPClient, fd: int) -> AsyncIterator[None]:
     capabilities = [{"capability": name, "state": True} for name in CAPABILITIES]
-    await ask(client, "migrate-set-capabilities", capabilities=capabilities)
+    await run_command(client, "migrate-set-capabilities", {"capabilities": capabilities})
     client.send_fd_scm(fd)
-    await ask(client, "getfd", fdname=_FD)
+    await run_command(client, "getfd", {"fdname": _FD})
     yield
 
 
@@ -59,7 +48,7 @@ async def _run(client: QMPClient, command: str, purpose: str) -> None:
     """Start it and wait for its end."""
     with client.listener("MIGRATION") as events:
         try:
-            await ask(client, command, uri=f"fd:{_FD}")
+            await run_command(client, command, {"uri": f"fd:{_FD}"})
             async with asyncio.timeout(TIMEOUT_S):
                 status = await _wait_end(events)
         except BaseException as exc:
@@ -69,7 +58,7 @@ async def _run(client: QMPClient, command: str, purpose: str) -> None:
                 raise VmError(f"{purpose}: qemu was not done in {TIMEOUT_S:g} s") from None
             raise
     if status != "completed":
-        told = await ask(client, "query-migrate")
+        told = await run_command(client, "query-migrate")
         raise VmError(f"{purpose}: qemu {status}: {told.get('error-desc', 'it gives no reason')}")
 
 
@@ -83,7 +72,7 @@ async def _wait_end(events: EventListener) -> str:
 
 async def _cancel(client: QMPClient, events: EventListener) -> None:
     """End it, wherever it is; until QEMU is out of it, nothing can be plugged and the machine cannot go on."""
-    await ask(client, "migrate_cancel")
+    await run_command(client, "migrate_cancel")
     async with asyncio.timeout(TIMEOUT_S):
-        while (await ask(client, "query-migrate")).get("status", "cancelled") not in _ENDS:
+        while (await run_command(client, "query-migrate")).get("status", "cancelled") not in _ENDS:
             await events.get()

@@ -1,33 +1,31 @@
-"""The two devices of a machine that can be saved which stand in the way: unplugged before, plugged again after.
+"""The devices that stand in the way of saving: what a machine that can be saved does without, and its copies may have.
 
-Owns: their names and ports, and how what QEMU's command line says of them is said while it runs. Must not know: when.
-Follows QEMU's QMP reference (chardev-add, device_add).
+Owns: their names and ports, how what QEMU's command line says of them is said while it runs, and the names of all that
+such a machine has from its start. Must not know: when. Follows QEMU's QMP reference (chardev-add, device_add).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from kata_host.vm.plug import Monitor, Plugged
+from kata_host.vm.base import VmConfig
+from kata_host.vm.qmp import Machine
+
+PORTS = 8
+"""Root ports of a machine that can be saved: room for all that a copy of it is given."""
 
 VSOCK, SHARE = "vsock0", "share0"
-PORTS = {VSOCK: "rp6", SHARE: "rp7"}
-_CHARDEVS = {VSOCK: "vsock", SHARE: "share"}
+_OWN_PORTS = {VSOCK: "rp6", SHARE: "rp7"}
+_SERIAL = ("serial0", "channel0", "bell0")
 _NUMBERS = ("guest-cid",)
 
 Call = tuple[str, dict[str, Any]]
 
 
-def on_port(arguments: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """A device's arguments with its name and its root port. Pure."""
-    return (*arguments[:-1], f"{arguments[-1]},id={name},bus={PORTS[name]}") if arguments else ()
-
-
 def plan_calls(arguments: tuple[str, ...], name: str) -> tuple[Call, ...]:
-    """The same device as calls: `-chardev socket,...` (a client of a unix socket) and `-device ...`. Pure."""
+    """A device of the command line, `-chardev socket,...` (a unix socket's client) and `-device`, as calls. Pure."""
     planned: list[Call] = []
-    words = on_port(arguments, name)
-    for option, text in zip(words[::2], words[1::2], strict=True):
+    for option, text in zip(arguments[::2], arguments[1::2], strict=True):
         kind, *pairs = text.replace(",,", "\0").split(",")
         values = {key: value.replace("\0", ",") for key, _, value in (pair.partition("=") for pair in pairs)}
         if option == "-chardev":
@@ -36,26 +34,22 @@ def plan_calls(arguments: tuple[str, ...], name: str) -> tuple[Call, ...]:
             planned.append(("chardev-add", {"id": values["id"], "backend": backend}))
         else:
             typed = {key: int(value) if key in _NUMBERS else value for key, value in values.items()}
-            planned.append(("device_add", {"driver": kind, **typed}))
+            planned.append(("device_add", {"driver": kind, **typed, "id": name, "bus": _OWN_PORTS[name]}))
     return tuple(planned)
 
 
-async def plug(monitor: Monitor, arguments: tuple[str, ...], name: str) -> None:
+async def plug(machine: Machine, arguments: tuple[str, ...], name: str) -> None:
     """Plug it. Raises `VmError`."""
     for command, values in plan_calls(arguments, name):
-        await monitor.execute(command, values)
+        await machine.execute(command, values)
 
 
-async def find(monitor: Monitor) -> tuple[str, ...]:
-    """Those that the machine has."""
-    there = {entry["name"] for entry in await monitor.execute("qom-list", {"path": "/machine/peripheral"})}
-    return tuple(name for name in PORTS if name in there)
-
-
-async def unplug(monitor: Monitor, name: str) -> None:
-    """Wait until the guest has let go of it. Raises `VmError`."""
-    chardevs = {entry["label"] for entry in await monitor.execute("query-chardev")}
-    backend = _CHARDEVS[name]
-    await monitor.unplug(
-        Plugged(name, "", (("chardev-remove", "id", backend),) if backend in chardevs else ())
-    )
+async def find_plugged(machine: Machine, config: VmConfig) -> tuple[str, ...]:
+    """What the machine has by now that it did not have at its start, by QEMU's names."""
+    first = {
+        *_SERIAL,
+        *(f"rp{port}" for port in range(PORTS)),
+        *(f"nic{number}" for number in range(len(config.nics))),
+    }
+    there: Any = await machine.execute("qom-list", {"path": "/machine/peripheral"})
+    return tuple(sorted(entry["name"] for entry in there if entry["name"] not in {*first, "type"}))

@@ -27,7 +27,7 @@ from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_
 from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
 from kata_host.vm.ksm import check_ksm
 from kata_host.vm.logbound import bound_logs
-from kata_host.vm.own_devices import VSOCK, on_port
+from kata_host.vm.own_devices import PORTS
 from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
 from kata_host.vm.qmp import run_command
 from kata_host.vm.root_image import RootDisk, find_root, plan_root
@@ -54,8 +54,6 @@ _MOVABLE = "memory_hotplug.online_policy=auto-movable"
 
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
-# A machine that can be saved has room for all that a copy of it is given, and two ports that are taken first.
-SAVABLE_PORTS = 8
 # Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
 _WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
@@ -106,12 +104,11 @@ def plan_command(
         "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
         "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
     ]  # fmt: skip
-    serial = plan_serial(folder) if config.channel == "serial" else ()
+    serial = plan_serial(folder) if config.savable or config.channel == "serial" else ()
     devices = (*serial, *_plan_devices(config))
     if config.savable:
-        # What cannot be saved is unplugged before, from a port; vmgenid tells the kernel that it is a copy.
-        command += [*_plan_ports(SAVABLE_PORTS), "-device", "vmgenid,guid=auto"]
-        command += [*on_port(vsock_args, VSOCK), *devices]
+        # What cannot be saved is plugged into the copies; vmgenid tells a kernel that it is one.
+        command += [*devices, *_plan_ports(PORTS), "-device", "vmgenid,guid=auto"]
     else:
         command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS)]
     if saved_memory is not None:
@@ -196,7 +193,6 @@ class QemuVm:
         self.folder = state.path
         self.address = vsock.address
         self.vsock_kind = vsock.kind
-        self.vsock_args = vsock.qemu_args
         self.console = state.file("console.log")
         self.qmp_socket = state.file("qmp.sock")
         self.accelerator = accelerator
@@ -445,9 +441,11 @@ def _check(config: VmConfig) -> None:
         raise VmError(
             f"max_cpus {config.max_cpus}: fewer than the {config.cpus} that the machine begins with"
         )
-    if config.share is not None and config.savable:
+    if config.savable and (config.share is not None or config.channel == "vsock"):
+        what = "a share" if config.share else "vsock"
         raise VmError(
-            f"{config.share}: a machine that can be saved has no share; a copy can be given one when it is restored"
+            f"{what}: a machine that can be saved has none, since QEMU cannot save it; "
+            "a copy can be given one when it is restored"
         )
     if config.share is not None and not config.share.is_dir():
         raise VmError(f"{config.share}: the folder to share does not exist")

@@ -21,9 +21,9 @@ from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
 from kata_host.vm import own_devices
 from kata_host.vm.base import Timeline, VmConfig, VmError
-from kata_host.vm.guest_memory import copy_memory, load_memory, open_memory, run_in_thread
-from kata_host.vm.migration import ask, read_state, write_state
-from kata_host.vm.plug import Monitor
+from kata_host.vm.finishing import run_in_thread
+from kata_host.vm.guest_memory import copy_memory, load_memory, open_memory
+from kata_host.vm.migration import read_state, write_state
 from kata_host.vm.process import ChildFailed, run_while_alive
 from kata_host.vm.qemu import QemuVm, Running, describing_failure, plan_cpu, plan_share, prepare, start
 from kata_host.vm.saved_folder import Draft, Saved, open_draft, publish, read_saved
@@ -44,7 +44,7 @@ RESUME_TIMEOUT_S = 60.0
 _MIB = 1 << 20
 _CALLS = 2
 # What a copy may have of its own; all else is the hardware that the saved state belongs to.
-_FREE = ("name", "share", "guest", "program", "boot_timeout_s", "accelerator")
+_FREE = ("name", "share", "channel", "guest", "program", "boot_timeout_s", "accelerator")
 
 
 async def save(vm: QemuVm, folder: Path, *, captured: Callable[[], Awaitable[None]] | None = None) -> Saved:
@@ -55,10 +55,7 @@ async def save(vm: QemuVm, folder: Path, *, captured: Callable[[], Awaitable[Non
     """
     assert vm.child is not None  # noqa: S101 - a machine that is handed out was started
     folder = Path(os.path.abspath(folder))  # noqa: ASYNC240 - asks no disk
-    monitor = Monitor(vm.qmp)
-    check_savable(vm.config)
-    if there := await own_devices.find(monitor):
-        raise VmError(f"{vm.name}: {' and '.join(there)} must be unplugged before the machine is saved")
+    await check_savable(vm)
     try:
         with open_draft(folder) as draft:
             versions = await _read_versions(vm)
@@ -103,7 +100,7 @@ async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.
     `hostname` and `machine_id` (32 hexadecimal digits) are the copy's own, where it needs them. Raises `VmError`, and
     StatusError of the agent.
     """
-    await ask(vm.qmp, "cont")
+    await vm.execute("cont")
     vm.timeline.mark("running")
     try:
         async with asyncio.timeout(RESUME_TIMEOUT_S):
@@ -131,8 +128,18 @@ async def _measure_way(client: AgentClient) -> int:
     return (time.monotonic_ns() - started) // 2
 
 
-def check_savable(config: VmConfig) -> None:
-    """VmError for a machine that QEMU cannot save or nobody could restore. Pure."""
+async def check_savable(vm: QemuVm) -> None:
+    """VmError for a machine that QEMU cannot save or nobody could restore."""
+    check_config(vm.config)
+    if there := await own_devices.find_plugged(vm, vm.config):
+        names = ", ".join(there)
+        raise VmError(
+            f"{vm.name}: {names} came after its start and would be missing in copies; unplug that first"
+        )
+
+
+def check_config(config: VmConfig) -> None:
+    """The same for what is known before. Pure."""
     if not config.savable:
         raise VmError("the machine was not started as one that can be saved (savable, `vm start --savable`)")
     if config.ksm:
@@ -158,7 +165,7 @@ def plan_copy(saved: Saved, config: VmConfig | None) -> VmConfig:
 
 async def _write(vm: QemuVm, draft: Draft) -> None:
     assert vm.child is not None  # noqa: S101 - looked at by save
-    await ask(vm.qmp, "stop")
+    await vm.execute("stop")
     memory = open_memory(vm.child.pid, vm.config.memory_mib * _MIB)
     try:
         await write_state(vm.qmp, draft.state)
@@ -180,12 +187,11 @@ async def _bring_back(saved: Saved, running: Running, stack: AsyncExitStack) -> 
         raise VersionsDifferError(f"{saved.folder}: cannot be restored here: {'; '.join(told)}", told)
     with saved.state.open("rb") as state:
         await run_while_alive(read_state(vm.qmp, state.fileno()), vm.child, *running.helpers)
-    monitor = Monitor(vm.qmp)
-    await own_devices.plug(monitor, running.vsock.qemu_args, own_devices.VSOCK)
-    await own_devices.plug(monitor, plan_share(vm.config, vm.folder), own_devices.SHARE)
+    await own_devices.plug(vm, running.vsock.qemu_args, own_devices.VSOCK)
+    await own_devices.plug(vm, plan_share(vm.config, vm.folder), own_devices.SHARE)
     vm.timeline.mark("restored")
 
 
 async def _read_versions(vm: QemuVm) -> Versions:
-    qemu = describe_qemu(await ask(vm.qmp, "query-version"))
+    qemu = describe_qemu(await vm.execute("query-version"))
     return read_versions(vm.config, vm.accelerator, plan_cpu(vm.config, vm.accelerator), qemu)

@@ -49,7 +49,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--share", type=Path, metavar="DIR", help="folder to share (default: the build's busybox root)"
     )
     start.add_argument(
-        "--savable", action="store_true", help="one that `vm snapshot` can save; it has no shared folder"
+        "--savable",
+        action="store_true",
+        help="one that `vm snapshot` can save: over a serial channel, no share",
     )
     start.add_argument("--json", action="store_true", help="print JSON")
     add_copy_options(start)

@@ -22,6 +22,7 @@ _SNAPSHOT_EPILOG = """examples:
   kata-agent-ctl vm snapshot one /srv/saved              the machine goes on
   kata-agent-ctl vm restore /srv/saved --name two        as often as you like
   kata-agent-ctl vm restore /srv/saved --share /srv/root a copy that has a shared folder, and its memory for itself
+  kata-agent-ctl vm restore /srv/saved --channel vsock   the same for vsock, where the host has no vhost-vsock
 
 The folder holds the guest's memory: it is private to you. Removing it is `rm -r`, also while copies run."""
 
@@ -46,6 +47,10 @@ def add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     restore.add_argument(
         "--timeout", type=positive_float, metavar="S", help="seconds to restore (default: as saved)"
     )
+    restore.add_argument(
+        "--channel", choices=("serial", "vsock"), default="serial",
+        help="how its agent is reached: as the saved machine's (default), or by vsock, which is plugged",
+    )  # fmt: skip
     restore.add_argument("--json", action="store_true", help="print JSON")
     restore.set_defaults(run=run_restore)
 
@@ -68,7 +73,7 @@ async def run_restore(options: argparse.Namespace) -> int:
     folder = Path(os.path.abspath(options.folder))  # noqa: ASYNC240 - asks no disk
     saved = read_saved(folder)
     share = options.share and options.share.resolve()
-    config = replace(saved.config, name=options.name, share=share)
+    config = replace(saved.config, name=options.name, share=share, channel=options.channel)
     if options.timeout is not None:
         config = replace(config, boot_timeout_s=options.timeout)
     with Progress() as progress:
