@@ -24,13 +24,18 @@ CALL_TIMEOUT_S = 30.0
 _RETRY_S = 0.0005
 
 
+# Off the machine's /run, where another agent may be at work: both would make and remove the sandbox's namespaces.
+_OWN_RUN = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
 _PID1 = ("unshare", "--fork", "--pid", "--kill-child=SIGKILL", str(AGENT.parent / "kata-init"))
 
 
 class NativeAgent:
-    """A running agent, `supervised` by a PID 1 of fresh namespaces. Owns the process; `log` is what it said."""
+    """A running agent, `supervised` by a PID 1 of fresh namespaces, or `bare`: without a /run of its own.
 
-    def __init__(self, folder: Path, *, supervised: bool = False) -> None:
+    Owns the process; `log` is what it said.
+    """
+
+    def __init__(self, folder: Path, *, supervised: bool = False, bare: bool = False) -> None:
         self.folder = folder
         self.supervised = supervised
         self.address = f"unix://{folder}/agent.sock"
@@ -42,9 +47,11 @@ class NativeAgent:
             "KATA_AGENT_CRUN": str(CRUN),
             "KATA_AGENT_PASSFD_LISTENER": f"unix://{folder}/streams.sock",
         }
+        under = _PID1 if supervised else () if bare else _OWN_RUN
+        words = [f"kata.log={self.log}"] if supervised else [str(AGENT)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*_PID1, f"kata.log={self.log}"] if supervised else [str(AGENT)],
+                [*under, *words],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -84,10 +91,10 @@ class NativeAgent:
 
 
 @contextmanager
-def run_agent(*, supervised: bool = False) -> Iterator[NativeAgent]:
+def run_agent(*, supervised: bool = False, bare: bool = False) -> Iterator[NativeAgent]:
     """An agent in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="kata-bench-") as folder:
-        agent = NativeAgent(Path(folder), supervised=supervised)
+        agent = NativeAgent(Path(folder), supervised=supervised, bare=bare)
         try:
             yield agent
         finally:

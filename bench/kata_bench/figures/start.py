@@ -13,7 +13,7 @@ def measure_start(effort: Effort) -> list[Result]:
     samples = []
     for _ in range(effort.pick(15, 3)):
         begin = time.perf_counter()
-        with run_agent() as agent, agent.connect() as client:
+        with run_agent(bare=True) as agent, agent.connect() as client:
             check(client)
             samples.append((time.perf_counter() - begin) * 1e3)
     return [median_result("check-start", samples)]
