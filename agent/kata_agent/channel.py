@@ -43,20 +43,31 @@ class Channel:
         self._host = host
         self._log = log
         self._mux: Mux | None = None
+        self._fd = -1
         for fd in stored.pop(STORED, ()):
             self._begin(fd)
-        if self._mux is None and (fd := self._open()) >= 0:
-            self._begin(fd)
+        self._look()
 
     async def run(self) -> None:
-        """Serve the port for as long as it is there, and whenever it is there again."""
-        while True:
-            if self._mux is not None:
-                reason = await self._mux.wait_ended()
-                self._mux = None
-                self._host.discard(STORED)
-                self._log.warning("channel", "the port is gone", port=self._name, reason=reason)
-            self._begin(await self._wait_for_port())
+        """Serve the port while it is there, and whenever it comes: the kernel tells."""
+        changed = asyncio.Event()
+        events = UeventSocket()
+
+        def hear() -> None:
+            happened, lost = events.read()
+            if lost or any(event.subsystem == virtioports.SUBSYSTEM for event in happened):
+                changed.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(events.fileno(), hear)
+        try:
+            while True:
+                self._look()
+                await changed.wait()
+                changed.clear()
+        finally:
+            loop.remove_reader(events.fileno())
+            events.close()
 
     async def settle(self) -> None:
         """Let out what has been answered, for a moment."""
@@ -68,8 +79,19 @@ class Channel:
         except TimeoutError:
             self._log.warning("channel", "the host does not take what was answered last", port=self._name)
 
+    def _look(self) -> None:
+        """Give up a port that is gone, and begin with one that has come."""
+        mux = self._mux
+        if mux is not None and (mux.closed or virtioports.is_gone(self._fd)):
+            mux.close("the port is gone")
+            self._host.discard(STORED)
+            self._mux = None
+        if self._mux is None and (fd := self._open()) >= 0:
+            self._begin(fd)
+
     def _begin(self, fd: int) -> None:
         self._host.store(STORED, (fd,))
+        self._fd = fd
         self._mux = Mux(fd, client=False, on_stream=self._accept, on_state=self._tell)
 
     def _accept(self, connection: socket.socket) -> None:
@@ -77,27 +99,6 @@ class Channel:
 
     def _tell(self, state: str) -> None:
         self._log.info("channel", state, port=self._name)
-
-    async def _wait_for_port(self) -> int:
-        """The port's descriptor, when the kernel tells that it has come."""
-        events = UeventSocket()
-        loop = asyncio.get_running_loop()
-        come = asyncio.Event()
-
-        def look() -> None:
-            happened, lost = events.read()
-            if lost or any(event.subsystem == virtioports.SUBSYSTEM for event in happened):
-                come.set()
-
-        loop.add_reader(events.fileno(), look)
-        try:
-            while (fd := self._open()) < 0:
-                await come.wait()
-                come.clear()
-            return fd
-        finally:
-            loop.remove_reader(events.fileno())
-            events.close()
 
     def _open(self) -> int:
         """The descriptor, -1 without the port. One that cannot be opened is told, and waits for the next event."""

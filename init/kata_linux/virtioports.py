@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 SUBSYSTEM = "virtio-ports"
+_PTS_MAJORS = range(136, 144)  # terminals of devpts, which sysfs does not have
 
 
 def find_port(name: str, *, sysfs: str = "/sys", dev: str = "/dev") -> str | None:
@@ -32,3 +33,10 @@ def find_port(name: str, *, sysfs: str = "/sys", dev: str = "/dev") -> str | Non
 def open_port(path: str) -> int:
     """A descriptor for reading and writing that never blocks. EBUSY: somebody else has the port."""
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def is_gone(fd: int, *, sysfs: str = "/sys") -> bool:
+    """Whether the port was unplugged. Reading and polling do not tell: it looks like a host that has hung up."""
+    device = os.fstat(fd).st_rdev
+    path = f"{sysfs}/dev/char/{os.major(device)}:{os.minor(device)}"
+    return os.major(device) not in _PTS_MAJORS and not os.path.exists(path)

@@ -20,7 +20,7 @@ from typing import Any
 from kata_host.client import AgentClient
 from kata_host.connect import connect, open_caller
 from kata_host.message_json import fill_message
-from kata_host.sandbox import Container, Sandbox, open_sandbox
+from kata_host.sandbox import Container, Sandbox, open_sandbox, plan_share_storage
 from kata_host.sandbox_service import SandboxService
 from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.streams import Process
@@ -144,6 +144,16 @@ async def make_sandbox(guest: Guest) -> AsyncIterator[None]:
     """The machine's one sandbox, made and destroyed as Kata's runtime does."""
     async with await connect(guest.address) as client, open_sandbox(client):
         yield
+
+
+async def create_shared_sandbox(guest: Guest) -> None:
+    """The sandbox that `Guest.connect` is about, with the machine's share."""
+    async with await connect(guest.address) as client:
+        await client.check()
+        request = pb.CreateSandboxRequest(
+            sandbox_id="shared", hostname="kata-test", storages=[plan_share_storage()]
+        )
+        await client.create_sandbox(request)
 
 
 def plan(

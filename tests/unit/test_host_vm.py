@@ -22,7 +22,7 @@ from kata_host.vm.config_json import dump_config, load_config
 from kata_host.vm.console import find_panic, find_trouble, read_console
 from kata_host.vm.doorbell import answer_rings, iterate_rings
 from kata_host.vm.qemu import launch, plan_command
-from kata_host.vm.vsock import open_vsock, reserve_cid
+from kata_host.vm.vsock import has_vsock, open_vsock, reserve_cid
 from kata_host.vm.watch import wait_exists
 from kata_testing.fake_host import run
 
@@ -297,6 +297,42 @@ def test_a_panic_is_found_and_shown_with_what_came_before(tmp_path: Path) -> Non
 def test_a_kernels_complaint_is_trouble(line: str) -> None:
     assert find_trouble(f"all well\n{line}\n") == [line]
     assert find_trouble("Spectre V2 : WARNING: Unprivileged eBPF is enabled\nDEBUG: fine") == []
+
+
+def test_a_machine_without_vsock_has_two_named_ports_in_its_folder() -> None:
+    config = VmConfig(GUEST, channel="serial", savable=True)
+    command = plan_command(config, TCG, (), Path("/run/vm"), 7, "serial:kata.doorbell.0")
+    ports = [word for word in words_after(command, "-device") if word.startswith("virtserialport")]
+    assert [word.split("name=")[1].split(",")[0] for word in ports] == ["agent.channel.0", "kata.doorbell.0"]
+    sockets = [word for word in words_after(command, "-chardev") if "server=on" in word]
+    assert sockets == [
+        f"socket,id={name},path=/run/vm/{name}.sock,server=on,wait=off" for name in ("channel", "bell")
+    ]
+    (words,) = words_after(command, "-append")
+    assert {"kata.channel=agent.channel.0", "kata.doorbell=serial:kata.doorbell.0"} <= set(words.split())
+    assert not any("vhost" in word for word in command)
+
+
+def test_a_host_has_a_vsock_by_its_kernel_or_by_the_program(tmp_path: Path) -> None:
+    program = tmp_path / "vhost-device-vsock"
+    assert has_vsock(program) == (reserve_cid() is not None)
+    program.touch(0o755)
+    assert has_vsock(program)
+
+
+def test_a_port_rings_line_after_line_on_one_connection() -> None:
+    async def ring() -> list[str]:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        with ours, theirs:
+            theirs.sendall(b"pid1 up 1\nagent re")
+            theirs.sendall(b"ady 2\n" + b"x" * 5000 + b"\nagent ready 3\n")
+            theirs.shutdown(socket.SHUT_WR)
+            return [line async for line in iterate_rings(ours)]
+
+    first, second, long, last = asyncio.run(ring())
+    assert (first, second, last) == ("pid1 up 1", "agent ready 2", "agent ready 3")
+    assert len(long) < 2000
 
 
 def test_the_doorbell_gives_whole_lines_and_passes_over_silent_callers(tmp_path: Path) -> None:

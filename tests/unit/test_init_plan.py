@@ -97,6 +97,10 @@ def test_what_is_no_address_is_refused_by_name(text: str) -> None:
 def test_the_doorbell_is_a_port_of_the_host_or_a_socket_file() -> None:
     assert parse_doorbell("5000") == Address("vsock", "", CID_HOST, 5000)
     assert parse_doorbell("unix:/tmp/bell") == Address("unix", "/tmp/bell")
+    assert parse_doorbell("serial:kata.doorbell.0") == Address("serial", "kata.doorbell.0")
+    assert str(parse_doorbell("serial:kata.doorbell.0")) == "serial:kata.doorbell.0"
+    with pytest.raises(ValueError, match="is no"):
+        parse_doorbell("serial:")
 
 
 def test_later_words_win_and_the_environment_wins_over_all() -> None:

@@ -13,6 +13,7 @@ from kata_init.doorbell import Doorbell
 from kata_init.journal import Journal
 from kata_init.listen import open_listener
 from kata_init.plan import Address
+from kata_linux import virtioports
 
 DEADLINE_S = 10.0
 
@@ -101,6 +102,39 @@ def test_nobody_at_home_is_told_and_nothing_else(tmp_path: Path) -> None:
     bell.ring("pid1 up 1")
     assert bell.pending() == []
     assert lines.warnings == [f"doorbell unix://{tmp_path}/nobody: [Errno 2] No such file or directory"]
+
+
+def test_a_port_is_a_bell_that_stays_open_and_takes_along_what_was_rung_before_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports: list[str | None] = [None, os.fspath(tmp_path / "port")]
+    os.mkfifo(tmp_path / "port")
+    monkeypatch.setattr(virtioports, "find_port", lambda name: ports.pop(0) if name == "bell.0" else None)
+    lines = Lines()
+    bell = Doorbell(Address("serial", "bell.0"), lines)
+    bell.ring("pid1 up 1")
+    assert lines.warnings == ["doorbell serial:bell.0: there is no port of this name"]
+    reader = os.open(tmp_path / "port", os.O_RDONLY | os.O_NONBLOCK)
+    bell.ring("agent ready 2")
+    bell.ring("agent ready 3")
+    assert os.read(reader, 4096) == b"pid1 up 1\nagent ready 2\nagent ready 3\n"
+    assert ports == []
+    assert bell.pending() == []
+    os.close(reader)
+    bell.ring("agent ready 4")
+    assert lines.warnings[1:] == []  # the bell itself holds the other side: a fifo opened for both
+
+
+def test_a_host_that_does_not_take_what_is_rung_on_a_port_is_told_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "port")
+    monkeypatch.setattr(virtioports, "find_port", lambda _name: os.fspath(tmp_path / "port"))
+    lines = Lines()
+    bell = Doorbell(Address("serial", "bell.0"), lines)
+    while not lines.warnings:
+        bell.ring("x" * 4000)
+    assert lines.warnings == ["doorbell serial:bell.0: [Errno 11] Resource temporarily unavailable"]
 
 
 def test_a_house_without_a_bell_is_quiet() -> None:

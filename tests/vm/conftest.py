@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from kata_host.connect import connect
-from kata_host.sandbox import plan_share_storage
 from kata_host.vm.console import find_trouble, read_console
-from kata_protocols.gen import agent_pb2 as pb
-from kata_testing.guest import Guest, boot_guest
+from kata_testing.guest import Guest, boot_guest, create_shared_sandbox
 
 # In the order of their cost to others: a file that kills the agent comes last.
 _CONSOLE_LINES = 60
 # Words of ours whose default is off.
-_WORDS = ("agent.passfd_listener_port=1027", "agent.pressure=memory:1/500")
+_WORDS = ("agent.passfd_listener_port=1027", "agent.pressure=memory:1/500", "kata.channel=late.channel.0")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +31,7 @@ def short_folder() -> Iterator[Path]:
 def booted(short_folder: Path) -> Iterator[tuple[Guest, str]]:
     """A booted machine with its sandbox created, and its console up to there."""
     with boot_guest(short_folder, *_WORDS) as guest:
-        asyncio.run(_create_sandbox(guest))
+        asyncio.run(create_shared_sandbox(guest))
         yield guest, guest.console.read_text(errors="replace")
 
 
@@ -48,15 +45,6 @@ def guest(booted: tuple[Guest, str]) -> Guest:
 def boot_console(booted: tuple[Guest, str]) -> str:
     """What the machine had said when it was ready."""
     return booted[1]
-
-
-async def _create_sandbox(guest: Guest) -> None:
-    async with await connect(guest.address) as client:
-        await client.check()
-        request = pb.CreateSandboxRequest(
-            sandbox_id="shared", hostname="kata-test", storages=[plan_share_storage()]
-        )
-        await client.create_sandbox(request)
 
 
 @pytest.fixture
