@@ -54,6 +54,7 @@ MEASUREMENTS = {
     "files": Measurement("files", "files", "measure_files"),
     "guest": Measurement("vm", "guest", "measure_guest"),
     "hotplug": Measurement("vm", "hotplug", "measure_hotplug"),
+    "channel": Measurement("vm", "channel", "measure_channel"),
     "images": Measurement("vm", "images", "measure_images"),
     "template": Measurement("vm", "template", "measure_template"),
     "soak-kills": Measurement(SOAK, "soak", "measure_soak_kills"),
