@@ -10,7 +10,7 @@ import pytest
 
 from kata_host.vm import resize
 from kata_host.vm.base import Accelerator, GuestFiles, VmConfig, VmError
-from kata_host.vm.qemu import plan_command
+from kata_host.vm.command_line import plan_command
 from kata_testing.wire import run_async
 
 GUEST = GuestFiles(Path("/g/vmlinuz"), Path("/g/initrd.img"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kata_host.vm.base import Accelerator, GuestFiles, VmConfig, VmError
+from kata_host.vm.command_line import plan_command
 from kata_host.vm.config_json import dump_config, load_config
 from kata_host.vm.ksm import check_ksm
-from kata_host.vm.qemu import plan_command
 from kata_host.vm.root_image import KINDS, RootDisk, find_root, name_disk, plan_root
 
 GUEST = GuestFiles(Path("/g/vmlinuz"), Path("/g/initrd.img"))

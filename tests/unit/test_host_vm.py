@@ -18,10 +18,11 @@ from kata_host import guest
 from kata_host.cli.timeline import format_table, plan_rows
 from kata_host.vm import accel, state, virtiofs
 from kata_host.vm.base import Accelerator, GuestFiles, Stamp, Timeline, VmConfig, VmError
+from kata_host.vm.command_line import plan_command
 from kata_host.vm.config_json import dump_config, load_config
 from kata_host.vm.console import find_panic, find_trouble, read_console
 from kata_host.vm.doorbell import answer_rings, iterate_rings
-from kata_host.vm.qemu import launch, plan_command
+from kata_host.vm.qemu import launch
 from kata_host.vm.vsock import has_vsock, open_vsock, reserve_cid
 from kata_host.vm.watch import wait_exists
 from kata_testing.fake_host import run

@@ -18,8 +18,9 @@ from kata_host.templates.make import SAVED
 from kata_host.templates.store import TemplateError, TemplateStore, describe_remake
 from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.base import Timeline
+from kata_host.vm.command_line import plan_cpu
 from kata_host.vm.plug import Monitor
-from kata_host.vm.qemu import QemuVm, plan_cpu
+from kata_host.vm.qemu import QemuVm
 from kata_host.vm.saved import read_saved, restore, resume
 from kata_host.vm.state import find_state_root, make_private
 from kata_host.vm.versions import VersionsDifferError, ask_program, find_differences, read_versions

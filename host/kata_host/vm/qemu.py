@@ -1,318 +1,39 @@
-"""The QEMU machine: its command line, its launch until the agent is ready, its end.
+"""The QEMU machine's start: what it needs around it, the launch until the agent is ready, the end of all that.
 
-`plan_command` is the whole machine as data; `launch` brings up what it needs (folder, vsock, share, doorbell),
-starts it, and takes everything down again however it ends. Follows docs of QEMU 7.2 (q35, vhost-user) and its QMP
-reference.
+`launch` brings up folder, channel, share and doorbell, starts QEMU, and takes everything down again however it ends;
+`prepare` and `start` are its two halves, of which a machine that is brought back (`kata_host.vm.saved`) needs others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from qemu.qmp import QMPClient, QMPError
+from qemu.qmp import QMPError
 
 from kata_host.vm.accel import choose_accelerator
 from kata_host.vm.again import boot_with_second_try
-from kata_host.vm.base import MEMORY_DEVICE, SHARE_TAG, Accelerator, Timeline, VmConfig, VmError
-from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, describe_boot_failure, find_cause
-from kata_host.vm.doorbell import AGENT_READY, PID1_UP, answer_rings, iterate_rings
+from kata_host.vm.base import Timeline, VmConfig, VmError
+from kata_host.vm.command_line import plan_command
+from kata_host.vm.diagnosis import describe_boot_failure, find_cause
+from kata_host.vm.doorbell import AGENT_READY, PID1_UP, iterate_rings
 from kata_host.vm.ksm import check_ksm
-from kata_host.vm.logbound import bound_logs
-from kata_host.vm.own_devices import PORTS
-from kata_host.vm.process import Child, ChildFailed, run_while_alive, wait_first_end
-from kata_host.vm.qmp import run_command
-from kata_host.vm.root_image import RootDisk, find_root, plan_root
-from kata_host.vm.serial import CHANNEL_WORDS, Serial, plan_serial
-from kata_host.vm.state import VmState, make_private, open_state
+from kata_host.vm.machine import Link, QemuVm, Running
+from kata_host.vm.process import Child, ChildFailed, run_while_alive
+from kata_host.vm.root_image import find_root
+from kata_host.vm.serial import Serial
+from kata_host.vm.state import make_private, open_state
 from kata_host.vm.virtiofs import serve_share
-from kata_host.vm.vsock import Vsock, has_vsock, open_vsock
+from kata_host.vm.vsock import has_vsock, open_vsock
 
-Link = Vsock | Serial  # how the agent is reached
+__all__ = ["QemuVm", "Running", "describing_failure", "launch", "prepare", "start"]
 
-QUIT_TIMEOUT_S = 3.0
 QEMU_LOG = "qemu.log"
-
-# With an IOMMU the kernel keeps 64 MiB to bounce transfers of devices that reach only a part of memory. There are none
-# here; 512 pieces of 2 KiB are the least it takes.
-_BOUNCE = "swiotlb=512"
-
-# No look whether the timer's interrupts are counted fast enough: on a loaded machine QEMU's come late, and the kernel
-# dies of "IO-APIC + timer doesn't work". Kernels that know their hypervisor do not look either.
-_TIMER = "no_timer_check"
-
-# Plugged memory can be pulled where the kernel puts nothing of its own; so it treats up to three quarters of all.
-_MOVABLE = "memory_hotplug.online_policy=auto-movable"
-
-# Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
-_ROOT_PORTS = 4
-# Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
-_WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
-_HOTPLUG_MEMORY_MIB = 4096
-_LEAST_MAX_CPUS = 4
-
-# `-cx16`: emulation of QEMU 7.2 loses the flags of cmpxchg16b with more than one CPU, and the guest's allocator dies.
-_CPU = {"kvm": "host", "tcg": "max,-cx16"}
-
-
-def plan_command(
-    config: VmConfig,
-    accelerator: Accelerator,
-    vsock_args: tuple[str, ...],
-    folder: Path,
-    control_fd: int,
-    doorbell: str,
-    root_disk: RootDisk | None = None,
-    saved_memory: str | None = None,
-) -> list[str]:
-    """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it; KSM wants it private.
-
-    `saved_memory` are the options of the file with it, and then the machine waits to be told its state.
-    """
-    root = plan_root(config.image, config.guest, root_disk, len(config.disks))
-    kernel_args = (
-        "console=ttyS0 quiet panic=-1 rdinit=/init intel_iommu=on iommu=pt",
-        _BOUNCE,
-        _TIMER,
-        _MOVABLE,
-        f"kata.doorbell={doorbell}",
-        *(CHANNEL_WORDS if config.channel == "serial" else ()),
-        *root.kernel_args,
-        *config.kernel_args,
-    )
-    memory = config.memory_mib
-    backend, sharing = ("ram", "merge=on") if config.ksm else ("memfd", "share=on")
-    if saved_memory is not None:
-        backend, sharing = "file", saved_memory
-    command = [
-        config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
-        "-device", "intel-iommu,intremap=off,caching-mode=on",
-        *_plan_processors(config, accelerator),
-        "-m", f"{memory}M,slots=4,maxmem={memory + _HOTPLUG_MEMORY_MIB}M",
-        "-object", f"memory-backend-{backend},id=mem,size={memory}M,{sharing}",
-        "-kernel", str(config.guest.kernel), "-initrd", str(root.initrd),
-        "-append", " ".join(kernel_args),
-        "-serial", f"file:{folder / 'console.log'}",
-        "-chardev", f"socket,id=control,fd={control_fd}", "-mon", "chardev=control,mode=control",
-        "-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off",
-    ]  # fmt: skip
-    serial = plan_serial(folder) if config.savable or config.channel == "serial" else ()
-    devices = (*serial, *_plan_devices(config))
-    if config.savable:
-        # What cannot be saved is plugged into the copies; vmgenid tells a kernel that it is one.
-        command += [*devices, *_plan_ports(PORTS), "-device", "vmgenid,guid=auto"]
-    else:
-        command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS)]
-    if saved_memory is not None:
-        command += ["-incoming", "defer", "-S"]
-    # Last, so that the slots of everything else are the same with each kind of image.
-    return [*command, *root.qemu_args]
-
-
-def _plan_ports(count: int) -> list[str]:
-    ports = range(count)
-    numbered = [f"pcie-root-port,id=rp{port},chassis={port + 1},slot={port + 1},{_WINDOWS}" for port in ports]
-    return [word for port in numbered for word in ("-device", port)]
-
-
-def plan_share(config: VmConfig, folder: Path) -> tuple[str, ...]:
-    """The shared folder's channel and device."""
-    if config.share is None:
-        return ()
-    return (
-        "-chardev", f"socket,id=share,path={folder / 'fs.sock'}",
-        "-device", f"vhost-user-fs-pci,chardev=share,tag={SHARE_TAG}",
-    )  # fmt: skip
-
-
-def _plan_devices(config: VmConfig) -> list[str]:
-    """The memory device, disks and interfaces."""
-    arguments: list[str] = []
-    if config.memory_device_mib:
-        size = f"size={config.memory_device_mib}M"
-        arguments += [
-            "-object", f"memory-backend-memfd,id={MEMORY_DEVICE}-backend,{size},share=on,reserve=off",
-            "-device", f"virtio-mem-pci,id={MEMORY_DEVICE},memdev={MEMORY_DEVICE}-backend,requested-size=0",
-        ]  # fmt: skip
-    for number, disk in enumerate(config.disks):
-        name = f"disk{number}"
-        file = {"driver": "file", "filename": str(disk)}
-        arguments += [
-            "-blockdev", json.dumps({"driver": "raw", "node-name": name, "file": file}),
-            "-device", f"virtio-blk-pci,drive={name},serial={name}",
-        ]  # fmt: skip
-    for number, mac in enumerate(config.nics):
-        name = f"nic{number}"
-        arguments += [
-            "-netdev",
-            f"user,id={name}-net",
-            "-device",
-            f"virtio-net-pci,netdev={name}-net,id={name},mac={mac}",
-        ]
-    return arguments
-
-
-def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
-    """The board and its processors. See decision 0095 for the disguise."""
-    machine = f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split"
-    cpu = plan_cpu(config, accelerator)
-    if config.max_cpus is None:
-        topology = f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}"
-        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
-    topology = f"{config.cpus},sockets={config.max_cpus},cores=1,threads=1,maxcpus={config.max_cpus}"
-    if accelerator.name == "kvm":
-        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
-    # A kernel that takes the machine for a real one leaves no room for processors that come later.
-    disguise = ["-smbios", "type=1,serial=VMware-0"]
-    return ["-machine", f"{machine},vmport=on", "-cpu", cpu, "-smp", topology, *disguise]
-
-
-def plan_cpu(config: VmConfig, accelerator: Accelerator) -> str:
-    """QEMU's model of the processors."""
-    disguised = config.max_cpus is not None and accelerator.name == "tcg"
-    return _CPU[accelerator.name] + (",-hypervisor" if disguised else "")
-
-
-class QemuVm:
-    """A running machine, as `kata_host.vm.base.Vm` describes it."""
-
-    def __init__(
-        self, config: VmConfig, state: VmState, accelerator: Accelerator, vsock: Link, timeline: Timeline
-    ) -> None:
-        self.config = config
-        self.state = state
-        self.name = state.name
-        self.folder = state.path
-        self.address = vsock.address
-        self.vsock_kind = vsock.kind
-        self.console = state.file("console.log")
-        self.qmp_socket = state.file("qmp.sock")
-        self.accelerator = accelerator
-        self.timeline = timeline
-        self.child: Child | None = None
-        self.plugged: dict[str, str] = {}  # by name, where the guest finds what was plugged with the start
-        self._watch: asyncio.Task[str] | None = None
-        self._qmp: QMPClient = QMPClient(f"qemu {state.name}")
-
-    def describe(self) -> dict[str, object]:
-        """What `vm start --json` prints."""
-        return {
-            "name": self.name,
-            "owner_pid": os.getpid(),
-            "address": self.address,
-            "console": str(self.console),
-            "qmp": str(self.qmp_socket),
-            "accelerator": self.accelerator.name,
-            "accelerator_reason": self.accelerator.reason,
-            "vsock": self.vsock_kind,
-            "share": str(self.config.share) if self.config.share else None,
-            "disks": [str(disk) for disk in self.config.disks],
-            "nics": list(self.config.nics),
-            "cpus": self.config.cpus,
-            "max_cpus": self.config.max_cpus,
-            "memory_mib": self.config.memory_mib,
-            "image": self.config.image,
-            "plugged": self.plugged,
-        }
-
-    async def open_control(self, connection: socket.socket) -> None:
-        """Meet QEMU on its control monitor."""
-        await self._qmp.connect(connection)
-
-    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
-        """Run a QMP command; QEMU's refusal is a VmError with its text."""
-        return await run_command(self._qmp, command, arguments)
-
-    @property
-    def qmp(self) -> QMPClient:
-        """The conversation with QEMU, for what is more than a command."""
-        return self._qmp
-
-    def appear(self) -> None:
-        """Be listed: from now on others call the agent."""
-        self.state.describe(self.describe())
-
-    async def wait_exit(self) -> int:
-        """Wait until QEMU has ended."""
-        if self.child is None:
-            raise VmError(f"{self.name}: was never started")
-        return await self.child.wait()
-
-    async def explain_loss(self, seen: Exception) -> VmError:
-        """What to tell when the connection to the guest is gone: the machine's end, if that is why."""
-        cause = str(seen)
-        if self._watch is not None:
-            done, _ = await asyncio.wait([self._watch], timeout=2 * CAUSE_TIMEOUT_S)
-            cause = self._watch.result() if done else cause
-        return VmError(f"the guest ended while it was used: {cause}")
-
-    @asynccontextmanager
-    async def ending_with(self, running: Running) -> AsyncIterator[None]:
-        """End the machine with the first of its helpers: a guest without its share or its vsock would only hang.
-
-        The doorbell is answered and the logs are bounded meanwhile.
-        """
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._watch = group.create_task(self._end_with(*running.helpers))
-                serving = (
-                    group.create_task(answer_rings(running.bell, running.vsock.cid)),
-                    group.create_task(bound_logs(self.folder)),
-                )
-                try:
-                    yield
-                finally:
-                    self._watch.cancel()
-                    for task in serving:
-                        task.cancel()
-        except BaseExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
-
-    async def _end_with(self, *helpers: Child) -> str:
-        """Why the machine has ended, once it has."""
-        assert self.child is not None  # noqa: S101 - a machine is watched when it has booted
-        dead = await wait_first_end(self.child, *helpers)
-        cause = await find_cause(self.child, self.console, ChildFailed(dead.describe_end()))
-        await self.child.stop(grace_s=0)
-        return cause
-
-    async def close(self) -> None:
-        """Tell QEMU to quit; its context ends it if it does not."""
-        if self.child is None or self.child.returncode is not None:
-            await self._disconnect()
-            return
-        try:
-            async with asyncio.timeout(QUIT_TIMEOUT_S):
-                await self._qmp.execute("quit")
-                await self.child.wait()
-        except (QMPError, TimeoutError, OSError, EOFError):
-            pass  # a QEMU that cannot answer is ended by its context, right after
-        await self._disconnect()
-
-    async def _disconnect(self) -> None:
-        try:
-            await self._qmp.disconnect()
-        except (QMPError, OSError, EOFError):
-            pass  # the other side went first; disconnect reports the reason of that, not a failure of its own
-
-
-@dataclass(frozen=True)
-class Running:
-    """A machine, the processes that it cannot do without, its vsock, and where it rings."""
-
-    vm: QemuVm
-    helpers: list[Child]
-    vsock: Link
-    bell: socket.socket
-    doorbell: str
 
 
 @asynccontextmanager

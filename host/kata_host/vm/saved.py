@@ -21,11 +21,12 @@ from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
 from kata_host.vm import own_devices
 from kata_host.vm.base import Timeline, VmConfig, VmError
+from kata_host.vm.command_line import plan_cpu, plan_share
 from kata_host.vm.finishing import run_in_thread
 from kata_host.vm.guest_memory import copy_memory, load_memory, open_memory
 from kata_host.vm.migration import read_state, write_state
 from kata_host.vm.process import ChildFailed, run_while_alive
-from kata_host.vm.qemu import QemuVm, Running, describing_failure, plan_cpu, plan_share, prepare, start
+from kata_host.vm.qemu import QemuVm, Running, describing_failure, prepare, start
 from kata_host.vm.saved_folder import Draft, Saved, open_draft, publish, read_saved
 from kata_host.vm.versions import (
     Versions,
