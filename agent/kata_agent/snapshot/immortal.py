@@ -74,9 +74,10 @@ def find_program(roots: Iterable[object]) -> Iterator[object]:
         if id(thing) in known:
             continue
         known.add(id(thing))
-        if isinstance(thing, _KINDS):
+        kind = type(thing)  # not `isinstance`, which asks the thing itself
+        if issubclass(kind, _KINDS):
             yield thing
-        elif not isinstance(thing, _PASSAGES):
+        elif not issubclass(kind, _PASSAGES):
             continue
         waiting += gc.get_referents(thing)
         if isinstance(thing, CodeType):  # which the collector knows nothing of
