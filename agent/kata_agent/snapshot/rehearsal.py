@@ -109,6 +109,11 @@ def find_program(path: str) -> str:
     return ""
 
 
+def find_group() -> str:
+    """A control group of this agent's alone, also on a machine where others have a process of its number."""
+    return f"{NAME}-{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}"
+
+
 async def _play(prompter: Prompter, program: str) -> None:
     """What a host does until its first container is gone, streams and an exec included."""
     call = prompter.call
@@ -163,7 +168,7 @@ def make_spec(program: str) -> oci.Spec:
             for destination, kind, source, options in _MOUNTS
         ],
         Linux=oci.Linux(
-            CgroupsPath=f"/{NAME}/{NAME}",
+            CgroupsPath=f"/{find_group()}/{NAME}",
             Namespaces=[oci.LinuxNamespace(Type=kind) for kind in ("mount", "pid", "ipc", "uts")],
         ),
     )
