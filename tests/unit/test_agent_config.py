@@ -262,8 +262,23 @@ def test_allow_list_is_read_and_one_of_a_wrong_type_allows_nothing(write: Write)
     )
     path = write('\n[endpoints]\nallowed = "all"\n')
     reading = files.read_files(path)
-    problem = f"{path} line 3: endpoints.allowed: a list of strings is needed, not a string, None kept"
+    problem = (
+        f"{path} line 3: endpoints.allowed: a list of strings is needed, not a string, nothing is allowed"
+    )
     assert reading.complaints == (problem,)
+    assert reading.config.endpoints == AllowList(frozenset(), f"settings: {problem}")
+
+
+@pytest.mark.parametrize("text", ['endpoints = ["Check"]\n', "endpoints = true\n"])
+def test_allow_list_without_its_table_allows_nothing(write: Write, text: str) -> None:
+    path = write('[endpoints]\nallowed = ["Check"]\n')
+    write(text, "10.toml")
+    drop_in = Path(path).parent / "config.d/10.toml"
+    reading = files.read_files(path)
+    (problem,) = reading.complaints
+    assert problem.startswith(
+        f"{drop_in} line 1: endpoints: a table with the list `allowed` is needed, not a"
+    )
     assert reading.config.endpoints == AllowList(frozenset(), f"settings: {problem}")
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from kata_agent.errors import NotFound
 from kata_agent.network import apply, ops, pci, wanted
+from kata_agent.network import plan as planning
 from kata_agent.network.apply import RequestFailed, settle
 from kata_agent.network.plan import Observation, plan_interface, plan_neighbours, plan_routes
-from kata_agent.network.value import Malformed, parse_ip
+from kata_agent.network.value import Malformed, parse_ip, parse_prefix
 from kata_agent.network.wanted import WantedAddress, WantedInterface, parse_neighbour, parse_route
 from kata_linux import netlink_attribute, rtmessage
 from kata_linux.netlink import Refused, check_error
@@ -238,6 +239,32 @@ def test_routes_without_a_gateway_come_first_and_equal_ones_once() -> None:
         "add route 10.0.0.0/24 dev eth0",
         "add route 10.1.0.0/16 via 10.0.0.1 dev eth0",
     ]
+
+
+def test_only_routes_of_one_network_are_compared_as_hosts_may_send_thousands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[Route] = []
+    is_same = planning.is_same_route
+    monkeypatch.setattr(
+        planning, "is_same_route", lambda old, new: (compared.append(old), is_same(old, new))[1]
+    )
+    many = [route(f"10.{number >> 8}.{number & 255}.0/24") for number in range(2000)]
+    there = [Route(2, parse_ip("10.0.7.0", ""), 24, 2)]
+    assert len(plan_routes([*many, many[5]], [ETH0], there)) == 1999  # type: ignore[arg-type]  # test data
+    assert len(compared) == 2, "each wanted one with those of its own network"
+
+
+def test_an_mtu_beyond_the_kernel_s_field_is_refused_by_name() -> None:
+    assert wanted.check_mtu(0xFFFF_FFFF) == 0xFFFF_FFFF
+    with pytest.raises(Malformed, match="mtu 4294967296 is more than any interface has"):
+        wanted.check_mtu(1 << 32)
+
+
+def test_a_prefix_of_thousands_of_digits_is_no_prefix() -> None:
+    with pytest.raises(Malformed, match="is not the length of a prefix, 0 to 32"):
+        parse_prefix("1" * 5000, bytes(4), "mask")
+    assert parse_prefix("0024", bytes(4), "mask") == 24
 
 
 def test_a_route_of_the_same_metric_is_replaced_and_taken_back_to_what_it_was() -> None:

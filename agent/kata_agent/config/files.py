@@ -55,6 +55,8 @@ def read_files(path: str, *, lines: bool = False) -> Reading:
     for row in SETTINGS:
         keys = row.key.split(".")
         value = look_up(merged, keys)
+        if row is Config.endpoints and value is None:
+            _require_table(found, merged, files)
         if not row.key or value is None:
             continue
         if not row.under or found.values.get(row.under):
@@ -168,7 +170,8 @@ def _accept(found: Found, row: Setting[Any], value: Any, file: File, *, lines: b
     try:
         given = _as_text(row.toml, value)
     except ValueError as error:
-        found.complaints.append(f"{_place(file, keys)}: {row.key}: {error}, {row.default!r} kept")
+        kept = "nothing is allowed" if row is Config.endpoints else f"{row.default!r} kept"
+        found.complaints.append(f"{_place(file, keys)}: {row.key}: {error}, {kept}")
         if row is Config.endpoints:
             found.values[row.field] = AllowList(frozenset(), f"settings: {found.complaints[-1]}")
         return
@@ -176,6 +179,19 @@ def _accept(found: Found, row: Setting[Any], value: Any, file: File, *, lines: b
     found.accept(row, row.key, given, origin, float if isinstance(given, float) else None)
     if len(found.complaints) > complaints:
         found.complaints[-1] = f"{_place(file, keys)}: {found.complaints[-1]}"
+
+
+def _require_table(found: Found, merged: dict[str, Any], files: Sequence[File]) -> None:
+    """`endpoints = [...]` is no table: whoever wrote it wanted a list of what is allowed, so nothing is."""
+    keys = [Config.endpoints.key.partition(".")[0]]
+    value = look_up(merged, keys)
+    if value is None or isinstance(value, dict):
+        return
+    place = _place(_origin(files, keys), keys)
+    found.complaints.append(
+        f"{place}: {keys[0]}: a table with the list `allowed` is needed, not {_name(value)}, nothing is allowed"
+    )
+    found.values[Config.endpoints.field] = AllowList(frozenset(), f"settings: {found.complaints[-1]}")
 
 
 def _as_text(kind: str, value: Any) -> Any:
@@ -190,7 +206,8 @@ def _as_text(kind: str, value: Any) -> Any:
     if kind == STRINGS:
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             return value
-        raise ValueError(f"a list of strings is needed, not {_name(value)}")
+        other = "a list with something else in it" if isinstance(value, list) else _name(value)
+        raise ValueError(f"a list of strings is needed, not {other}")
     if kind == BOOLEAN and isinstance(value, bool):
         return "true" if value else "false"
     if kind == INTEGER and isinstance(value, int) and not isinstance(value, bool):

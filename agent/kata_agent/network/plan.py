@@ -162,9 +162,12 @@ def plan_routes(
     for each in wanted:
         check_device(each.device, numbers)
     plan: list[Operation] = []
-    have = list(routes)
+    there: dict[tuple[int, bytes, int], list[Route]] = {}  # by network, as hosts may send thousands
+    for old in routes:
+        there.setdefault((old.family, old.destination, old.prefix), []).append(old)
     for each in sorted(wanted, key=lambda item: bool(item.gateway)):
         route = make_route(each, numbers[each.device])
+        have = there.setdefault((route.family, route.destination, route.prefix), [])
         if any(is_same_route(old, route) for old in have):
             continue
         before = next((old for old in have if is_replaced(old, route)), None)

@@ -9,6 +9,7 @@ from kata_agent.errors import Malformed as Malformed  # what the parsers here ra
 AF_INET = 2
 AF_INET6 = 10
 BITS = {AF_INET: 32, AF_INET6: 128}
+_DIGITS = 8  # leading zeros are fine, but Python refuses numbers of thousands of digits in words of its own
 
 
 def parse_ip(text: str, what: str) -> bytes:
@@ -32,7 +33,7 @@ def family_of(address: bytes) -> int:
 def parse_prefix(text: str, address: bytes, what: str) -> int:
     """The decimal length of a prefix of this address."""
     most = len(address) * 8
-    if not (text.isascii() and text.isdigit() and int(text) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= most):
         raise Malformed(f"{what} {text!r} is not the length of a prefix, 0 to {most}")
     return int(text)
 

@@ -18,6 +18,9 @@ from kata_agent.network.value import (
 from kata_linux.record import Record
 
 NAME_LIMIT_BYTES = 15
+MTU_LIMIT_BYTES = (
+    0xFFFF_FFFF  # what the kernel's attribute holds; what a device can do is the kernel's to say
+)
 NUD_PERMANENT = 0x80
 
 
@@ -73,6 +76,13 @@ def check_name(name: str) -> str:
     if name in (".", "..") or any(letter in "/:%\0" or letter.isspace() for letter in name):
         raise Malformed(f"interface name {name!r} has a character that no interface name can have")
     return name
+
+
+def check_mtu(mtu: int) -> int:
+    """Refuse what the kernel has no room for."""
+    if mtu > MTU_LIMIT_BYTES:
+        raise Malformed(f"mtu {mtu} is more than any interface has, {MTU_LIMIT_BYTES}")
+    return mtu
 
 
 def parse_route(

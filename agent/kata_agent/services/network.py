@@ -45,7 +45,7 @@ def _decode_interface(message: types_pb2.Interface) -> wanted.WantedInterface:
         parse_mac(message.hwAddr, "hwAddr") if message.hwAddr else b"",
         message.devicePath,
         tuple(_decode_address(item) for item in message.IPAddresses),
-        message.mtu,
+        wanted.check_mtu(message.mtu),
         bool(message.raw_flags & IFF_NOARP),
     )
 
