@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kata_protocols.aio import mux as mux_module
 from kata_protocols.aio.address import SerialAddress
 from kata_protocols.aio.client import Client, ConnectionLostError
 from kata_protocols.aio.dial import connect_once
@@ -306,3 +307,77 @@ def test_status_errors_are_those_of_any_connection() -> None:
                     assert caught.value.code is Code.FAILED_PRECONDITION
 
     run_async(scenario())
+
+
+def noise(choice: random.Random) -> bytes:
+    """Anything, frames that mean nothing, and frames that nearly do."""
+    pieces = []
+    for _ in range(choice.randrange(1, 30)):
+        length = choice.choice([0, 1, 200, 40_000, 300_000, 2**32 - 1])
+        header = pack(choice.randrange(4), choice.randrange(16), choice.randrange(8), length)
+        pieces.append(choice.choice([header, header + bytes(min(length, 500)), choice.randbytes(40), MARK]))
+    return b"".join(pieces)
+
+
+def test_whatever_a_host_writes_the_next_one_is_served() -> None:
+    """On one line, without an end between them: only what is said tells one host from another."""
+    choice = random.Random(int(os.environ.get("KATA_TEST_SEED", "5")))  # noqa: S311 - the same each time
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        async with served(Health().router()) as here:
+            guest = serve_line(here.server, theirs)
+            ours.settimeout(0)
+            for _ in range(60):
+                await loop.sock_sendall(ours, noise(choice))
+                host = Mux(os.dup(ours.fileno()), client=True)
+                async with open_client(host) as client:
+                    await check(client)
+                host._port.close()
+                host._close_streams()
+            ours.close()
+            assert await guest.wait_ended() == "the channel has ended"
+
+    run_async(scenario())
+
+
+def test_readers_that_leave_too_much_lying_are_cut_off_the_slowest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mux_module, "MAX_HELD_BYTES", 200_000)  # two leave half a window each, or more
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            here = Echo(group)
+            here.hold = True
+            slow = []
+            for _ in range(8):  # each leaves its window lying, less what its socket takes
+                sock = open_stream(here.host)
+                slow.append(sock)
+                group.create_task(outcome(loop.sock_sendall(sock, bytes(4_000_000))))
+            while len(slow) > 1:
+                await wait_for_one_end(slow)
+            here.hold = False
+            with open_stream(here.host) as quick:
+                await loop.sock_sendall(quick, b"still here")
+                assert await loop.sock_recv(quick, 100) == b"still here"
+            here.close()
+        for sock in slow:
+            sock.close()
+
+    run_async(scenario())
+
+
+async def wait_for_one_end(socks: list[socket.socket]) -> None:
+    """Until one of them was cut off; that one is closed and taken out."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[socket.socket] = loop.create_future()
+    for sock in socks:
+        loop.add_reader(sock.fileno(), lambda sock=sock: ended.done() or ended.set_result(sock))
+    found = await ended
+    for sock in socks:
+        loop.remove_reader(sock.fileno())
+    socks.remove(found)
+    found.close()

@@ -71,6 +71,7 @@ class Mux:
         self._turn: asyncio.Handle | None = None
         self._joined = asyncio.Event()
         self._settled = asyncio.Event()
+        self._settling = False
         self._ended = asyncio.Event()
         self.end_reason = ""
         self._port = Port(
@@ -113,6 +114,7 @@ class Mux:
     async def settle(self) -> None:
         """Wait until everything that closed sockets had to say has been written."""
         self._settled.clear()
+        self._settling = True
         self._note_settled()
         await self._settled.wait()
 
@@ -246,7 +248,7 @@ class Mux:
 
     def _fetch(self, stream: MuxStream) -> None:
         stream.queued = False
-        data = stream.fetch()
+        data, more = stream.fetch()
         if not data:
             return
         frames = self._line.connection.send_data(stream.stream_id, data)
@@ -256,8 +258,9 @@ class Mux:
         else:
             self._queue(words)
         self._unsent.extend(map(memoryview, frames))
-        stream.queued = True
-        self._ready.append(stream)
+        if more:
+            stream.queued = True
+            self._ready.append(stream)
 
     def _queue(self, words: bytes) -> None:
         for start in range(0, len(words), WRITE_BYTES):
@@ -282,9 +285,7 @@ class Mux:
             self._port.resume_reading()
 
     def _note_settled(self) -> None:
-        if (
-            not self._unsent
-            and not self._line.output_bytes
-            and all(each.finished for each in self._streams.values())
-        ):
+        if not self._settling or self._unsent or self._line.output_bytes:
+            return
+        if all(stream.finished for stream in self._streams.values()):
             self._settled.set()

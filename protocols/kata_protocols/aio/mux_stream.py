@@ -38,7 +38,17 @@ class MuxStream:
     """A stream and its socket, which it owns."""
 
     __slots__ = (
-        *("_connection", "_held", "_linger", "_loop", "_owner", "_peer_ended", "_watching", "_writing"),
+        *(
+            "_connection",
+            "_fd",
+            "_held",
+            "_linger",
+            "_loop",
+            "_owner",
+            "_peer_ended",
+            "_watching",
+            "_writing",
+        ),
         *("closed", "finished", "queued", "sock", "stream_id"),
     )
 
@@ -46,6 +56,7 @@ class MuxStream:
         sock.settimeout(0)
         self.stream_id = stream_id
         self.sock = sock
+        self._fd = sock.fileno()
         self.queued = False  # for its turn to speak
         self.finished = False  # has nothing more to say
         self.closed = False
@@ -70,33 +81,37 @@ class MuxStream:
         """Wait until the socket has something."""
         if not self._watching and not self.closed:
             self._watching = True
-            self._loop.add_reader(self.sock, self._on_readable)
+            self._loop.add_reader(self._fd, self._on_readable)
 
     def _on_readable(self) -> None:
-        self._unwatch()
         self._owner.note_ready(self)
+        if self.queued or self.finished or not self._connection.sendable_bytes(self.stream_id):
+            self._unwatch()  # its turn, or its window, comes later
 
     def _unwatch(self) -> None:
         if self._watching:
             self._watching = False
-            self._loop.remove_reader(self.sock)
+            self._loop.remove_reader(self._fd)
 
-    def fetch(self) -> bytes:
-        """What is to be said now; nothing when there is nothing, no window for it, or never will be."""
+    def fetch(self) -> tuple[bytes, bool]:
+        """What is to be said now, and whether there may be more at once. Nothing: there is none, or no window."""
         limit = self._connection.sendable_bytes(self.stream_id)
         if self.closed or self.finished or not limit:
-            return b""
+            return b"", False
         try:
             data = self.sock.recv(limit)
         except (BlockingIOError, InterruptedError):
             self.watch()
-            return b""
+            return b"", False
         except OSError:
             self.give_up()
-            return b""
+            return b"", False
         if not data:
+            self._unwatch()
             self._finish()
-        return data
+        elif len(data) < limit:
+            self.watch()
+        return data, len(data) == limit
 
     def _finish(self) -> None:
         """The socket's owner says no more. One that does not listen either is not waited for endlessly."""
@@ -123,7 +138,7 @@ class MuxStream:
             self._held += data[sent:]
             self._owner.note_held(len(data) - sent)
             self._writing = True
-            self._loop.add_writer(self.sock, self._on_writable)
+            self._loop.add_writer(self._fd, self._on_writable)
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
@@ -165,7 +180,7 @@ class MuxStream:
     def _stop_writing(self) -> None:
         if self._writing:
             self._writing = False
-            self._loop.remove_writer(self.sock)
+            self._loop.remove_writer(self._fd)
 
     # The end
 

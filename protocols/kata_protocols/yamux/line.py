@@ -255,9 +255,11 @@ def _may_be_number(data: bytes | bytearray) -> bool:
 
 def _count_begun(data: bytes) -> int:
     """How many bytes at the end are the beginning of a mark."""
-    for size in range(min(len(MARK) - 1, len(data)), 0, -1):
-        if data.endswith(MARK[:size]):
-            return size
+    start = data.find(MARK[0], max(0, len(data) - len(MARK) + 1))
+    while start >= 0:
+        if MARK.startswith(data[start:]):
+            return len(data) - start
+        start = data.find(MARK[0], start + 1)
     return 0
 
 
