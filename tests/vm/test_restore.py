@@ -26,6 +26,7 @@ from kata_host.spec import ProcessPlan, plan_spec
 from kata_host.vm.base import GUEST_SHARE
 from kata_host.vm.qemu import QemuVm
 from kata_host.vm.saved import Saved, read_saved, restore, resume
+from kata_host.vm.snapshot import Snapshot
 from kata_protocols.gen import agent_pb2 as pb
 from kata_testing.guest import TOOL, plan_python, read_all, run_tool
 from kata_testing.repository import BUILD
@@ -216,6 +217,22 @@ def find_rights(pid: int, path: Path) -> list[str]:
     """How a process maps a file."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [line.split()[1] for line in lines if line.endswith(f" {path}")]
+
+
+def test_a_copy_can_be_saved_in_turn(
+    source: Source, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KATA_VM_DIR", str(source.vm_dir))
+
+    async def run() -> Seen:
+        async with asyncio.timeout(DEADLINE_S):
+            async with restore(saved) as copy:
+                again = await Snapshot(copy, note=print).take(tmp_path / "again")
+            assert again.inside
+            async with restore(read_saved(again.folder)) as second:
+                return await look_at(second, source.ticks[-1])
+
+    assert abs(asyncio.run(run()).late_s) < CLOCK_BOUND_S
 
 
 def test_a_copy_can_be_given_a_share_and_vsock(source: Source, saved: Saved) -> None:

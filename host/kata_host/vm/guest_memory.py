@@ -36,7 +36,7 @@ def open_memory(pid: int, size: int) -> int:
     if len(found) != 1:
         raise VmError(
             f"qemu (process {pid}) has {len(found)} memories that can be copied, and a machine that is saved must have "
-            "one: none has a copy that shares its memory with others, more has a machine that memory was plugged into"
+            "one; unplug what was plugged"
         )
     fd = os.open(found[0], os.O_RDONLY | os.O_CLOEXEC)
     if (there := os.fstat(fd).st_size) != size:

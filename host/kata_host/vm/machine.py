@@ -47,6 +47,7 @@ class QemuVm:
         self.accelerator = accelerator
         self.timeline = timeline
         self.child: Child | None = None
+        self.private_memory = False  # of a copy that shares with others what it has not changed
         self.plugged: dict[str, str] = {}  # by name, where the guest finds what was plugged with the start
         self._watch: asyncio.Task[str] | None = None
         self._qmp: QMPClient = QMPClient(f"qemu {state.name}")

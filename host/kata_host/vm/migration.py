@@ -1,4 +1,4 @@
-"""A machine's device state to a file and back, by QEMU's migration; its memory goes another way.
+"""A machine's device state to a file and back, by QEMU's migration; its memory with it, or another way.
 
 Owns: the capabilities, the descriptor handed over, the wait for the outcome by events, QEMU's own words for a failure.
 Must not know: files, guests, how a machine is started. Follows QEMU's QMP reference (`migrate`, `migrate-incoming`,
@@ -8,8 +8,6 @@ Must not know: files, guests, how a machine is started. Follows QEMU's QMP refer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from qemu.qmp import EventListener, QMPClient
@@ -18,30 +16,36 @@ from kata_host.vm.base import VmError
 from kata_host.vm.qmp import run_command
 
 TIMEOUT_S = 60.0
-CAPABILITIES = ("x-ignore-shared", "events")
+_UNBOUND = 1 << 40  # bytes a second; else QEMU is as slow as a network
 _FD = "state"
 _ENDS = ("completed", "failed", "cancelled")
 
 
-async def write_state(client: QMPClient, fd: int) -> None:
-    """Write the state of a stopped machine. VmError with QEMU's words; the machine can go on in either case."""
-    async with _prepared(client, fd):
+async def write_state(client: QMPClient, fd: int, *, inside: bool = False) -> None:
+    """Write the state of a stopped machine. VmError with QEMU's words; the machine can go on in either case.
+
+    With `inside` memory that only QEMU has is written, too.
+    """
+    await _prepare(client, fd, inside=inside)
+    try:
         await _run(client, "migrate", "save the machine")
+    finally:
+        await _wait_finalized(client)
 
 
-async def read_state(client: QMPClient, fd: int) -> None:
+async def read_state(client: QMPClient, fd: int, *, inside: bool = False) -> None:
     """Bring a machine that waits for it (`-incoming defer`) to the state in the file; it does not run yet."""
-    async with _prepared(client, fd):
-        await _run(client, "migrate-incoming", "restore the machine")
+    await _prepare(client, fd, inside=inside)
+    await _run(client, "migrate-incoming", "restore the machine")
 
 
-@asynccontextmanager
-async def _prepared(client: QMPClient, fd: int) -> AsyncIterator[None]:
-    capabilities = [{"capability": name, "state": True} for name in CAPABILITIES]
+async def _prepare(client: QMPClient, fd: int, *, inside: bool) -> None:
+    wanted = {"events": True, "x-ignore-shared": not inside}
+    capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     await run_command(client, "migrate-set-capabilities", {"capabilities": capabilities})
+    await run_command(client, "migrate-set-parameters", {"max-bandwidth": _UNBOUND})
     client.send_fd_scm(fd)
     await run_command(client, "getfd", {"fdname": _FD})
-    yield
 
 
 async def _run(client: QMPClient, command: str, purpose: str) -> None:
@@ -68,6 +72,14 @@ async def _wait_end(events: EventListener) -> str:
         if data["status"] in _ENDS:
             break
     return str(data["status"])
+
+
+async def _wait_finalized(client: QMPClient) -> None:
+    """Until the machine could go on: the outcome is told while QEMU's thread still has something to do, and no event
+    tells when that is done, moments later."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while (await run_command(client, "query-status"))["status"] == "finish-migrate":
+            pass  # between two answers QEMU's other threads have their turn
 
 
 async def _cancel(client: QMPClient, events: EventListener) -> None:

@@ -63,7 +63,7 @@ async def save(vm: QemuVm, folder: Path, *, captured: Callable[[], Awaitable[Non
             await run_while_alive(_write(vm, draft), vm.child)
             if captured is not None:
                 await captured()
-            saved = Saved(folder, vm.config, versions)
+            saved = Saved(folder, vm.config, versions, inside=vm.private_memory)
             await run_in_thread(lambda _: publish(draft, saved))
     except OSError as exc:
         raise VmError(f"{folder}: the machine cannot be saved there: {exc.strerror or exc}") from exc
@@ -166,8 +166,13 @@ def plan_copy(saved: Saved, config: VmConfig | None) -> VmConfig:
 
 async def _write(vm: QemuVm, draft: Draft) -> None:
     assert vm.child is not None  # noqa: S101 - looked at by save
+    size = vm.config.memory_mib * _MIB
     await vm.execute("stop")
-    memory = open_memory(vm.child.pid, vm.config.memory_mib * _MIB)
+    if vm.private_memory:
+        os.ftruncate(draft.memory, size)
+        await write_state(vm.qmp, draft.state, inside=True)
+        return
+    memory = open_memory(vm.child.pid, size)
     try:
         await write_state(vm.qmp, draft.state)
         await run_in_thread(lambda stopped: copy_memory(memory, draft.memory, stopped))
@@ -181,13 +186,15 @@ async def _bring_back(saved: Saved, running: Running, stack: AsyncExitStack) -> 
         memory = stack.enter_context(await run_in_thread(lambda stopped: load_memory(saved.memory, stopped)))
         await start(running, stack, f"mem-path=/proc/self/fd/{memory.fileno()},share=on", (memory.fileno(),))
     else:
+        vm.private_memory = True
         path = str(saved.memory.absolute()).replace(",", ",,")
         await start(running, stack, f"mem-path={path},share=off")
     assert vm.child is not None  # noqa: S101 - set by start
     if told := find_differences(saved.versions, await _read_versions(vm)):
         raise VersionsDifferError(f"{saved.folder}: cannot be restored here: {'; '.join(told)}", told)
     with saved.state.open("rb") as state:
-        await run_while_alive(read_state(vm.qmp, state.fileno()), vm.child, *running.helpers)
+        reading = read_state(vm.qmp, state.fileno(), inside=saved.inside)
+        await run_while_alive(reading, vm.child, *running.helpers)
     await own_devices.plug(vm, running.vsock.qemu_args, own_devices.VSOCK)
     await own_devices.plug(vm, plan_share(vm.config, vm.folder), own_devices.SHARE)
     vm.timeline.mark("restored")

@@ -3,7 +3,7 @@
 | file | what it holds |
 |---|---|
 | `memory` | the guest's memory from address 0 on, with holes where it is zero |
-| `state` | the rest of the machine, as QEMU's migration writes it |
+| `state` | the rest of the machine, as QEMU's migration writes it; or all of it, and then `memory` is one hole |
 | `machine.json` | what a restore must know, and what it must find the same |
 
 Owns: the format, and how it comes to be: unnamed files first, so that a writer that is killed leaves nothing.
@@ -38,6 +38,8 @@ class Saved:
     folder: Path
     config: VmConfig
     versions: Versions
+    inside: bool = False
+    """Whether the memory is inside the state, as that of a copy is, which nobody but its QEMU can read."""
 
     @property
     def memory(self) -> Path:
@@ -101,7 +103,7 @@ def read_saved(folder: Path) -> Saved:
     for name in _FILES:
         if not (folder / name).is_file():
             raise VmError(f"{folder}: no saved machine there: {name} is missing")
-    return Saved(folder, config, versions)
+    return Saved(folder, config, versions, bool(found.get("inside", False)))
 
 
 def _open_unnamed(folder: Path) -> FileIO:
@@ -121,7 +123,8 @@ def _write_machine(path: Path, saved: Saved) -> None:
     versions, config = asdict(saved.versions), json.loads(dump_config(saved.config))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:
-        json.dump({"format": FORMAT, "versions": versions, "config": config}, file, indent=1)
+        machine = {"format": FORMAT, "inside": saved.inside, "versions": versions, "config": config}
+        json.dump(machine, file, indent=1)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
