@@ -69,7 +69,7 @@ async def find_image(folder: Path, cache: Path, tool: Tool | None = None) -> Roo
     if _use(known.image):
         return RootImage(known.image, tool.fstype)
     with _open_draft(cache) as draft:
-        await _make(tool, known.folder, draft, known.bytes)
+        await make_image(tool, known.folder, draft, known.bytes)
         if (await asyncio.to_thread(_look, folder, cache, tool.fstype)).image != known.image:
             raise ImageError(f"{folder}: it was changed while an image was made of it; try again")
         _keep(draft, known)
@@ -157,8 +157,10 @@ def _open_draft(cache: Path) -> Iterator[Path]:
         os.close(fd)
 
 
-async def _make(tool: Tool, folder: Path, image: Path, size: int) -> None:
+async def make_image(tool: Tool, folder: Path, image: Path, size: int = 0) -> None:
+    """Write an image of a folder whose files have that many bytes into a file. Raises `ImageError`."""
     if tool.fstype == "ext4":
+        image.touch(mode=0o600)  # noqa: ASYNC240 - a name
         os.truncate(image, (size * 5 // 4 + _EXT4_SPARE + _MIB - 1) // _MIB * _MIB)
     log = Path(f"{image}.log")  # a draft, too: swept if we are killed
     try:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from kata_protocols import services
+from kata_protocols.gen import agent_pb2 as agent_pb
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import StatusError
-from kata_testing.native import NEEDS, NativeAgent, native_agent
+from kata_testing import loop
+from kata_testing.native import NEEDS, NativeAgent, native_agent, oci_spec
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
@@ -23,8 +25,8 @@ async def ask(agent: NativeAgent, name: str, **fields: object) -> object:
     return await (await agent.client()).call(method, method.request_type(**fields), timeout_s=60)
 
 
-async def quiesce(agent: NativeAgent) -> dict[str, str]:
-    answer = await ask(agent, "Quiesce", warm=True)
+async def quiesce(agent: NativeAgent, **more: str) -> dict[str, str]:
+    answer = await ask(agent, "Quiesce", warm=True, **more)
     assert isinstance(answer, pb.QuiesceResponse)
     return {step.name: step.note for step in answer.steps}
 
@@ -97,6 +99,42 @@ def test_a_rehearsal_leaves_nothing_but_memory(tmp_path: Path) -> None:
             assert not exits.exits
 
     run_async(body())
+
+
+@pytest.mark.requires("loop")
+def test_after_a_rehearsal_with_a_disk_a_root_on_one_imports_nothing_and_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    image = loop.make_image(tmp_path / "disk", 8 << 20, "mkfs.ext4", "-q")
+
+    async def body(device: str) -> None:
+        environment = {"PYTHONPROFILEIMPORTTIME": "1"}
+        async with native_agent(tmp_path, supervised=True, environment=environment) as agent:
+            fds, table = agent.open_fds(), mounts(agent)
+            notes = await quiesce(agent, disk=device, disk_fstype="ext4")
+            assert notes["rehearse"].startswith("rounds of")
+            assert "kata_agent.mounts.storage.layers" in imports(agent)
+            assert (mounts(agent), len(agent.open_fds()) - len(fds)) == (table, 0)
+            before = len(imports(agent))
+            await resume(agent)
+            await agent.call("CreateSandbox", sandbox_id="s")
+            options = ["ro", "noload", "X-kata.multi-layer=true", "X-kata.overlay-lower"]
+            layer = agent_pb.Storage(
+                driver="blk",
+                source=device,
+                fstype="ext4",
+                mount_point="/run/kata-containers/layered/top",
+                options=options,
+            )
+            spec = oci_spec("true", root=agent.root)
+            await agent.call("CreateContainer", container_id="layered", OCI=spec, storages=[layer])
+            await agent.call("StartContainer", container_id="layered")
+            assert await agent.wait("layered") == 0
+            await agent.call("RemoveContainer", container_id="layered")
+            assert imports(agent)[before:] == []
+
+    with loop.attach(image) as device:
+        run_async(body(device))
 
 
 def test_beside_a_sandbox_nothing_is_rehearsed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 
 from kata_host.connect import connect
 from kata_host.sandbox import open_sandbox
+from kata_host.spec import BindMount
 from kata_host.templates.copy import Copy, Own, open_copy
 from kata_host.templates.make import SAVED
 from kata_host.templates.store import TemplateError, TemplateStore
@@ -37,6 +38,7 @@ COPIES = 8
 CLOCK_BOUND_S = 2.0
 NAME = "base"
 IN_CREATE = 0x100
+GUEST_PROC = BindMount("/proc", "/mnt", ("rbind", "ro"))
 DRAW = """
 import json, os, random, socket, time, uuid
 def read(path):
@@ -45,7 +47,7 @@ def read(path):
 print(json.dumps({
     "kernel": read("/proc/sys/kernel/random/uuid"), "urandom": os.urandom(16).hex(), "random": random.random(),
     "uuid4": str(uuid.uuid4()), "hostname": socket.gethostname(), "machine_id": read("/etc/machine-id"),
-    "time": time.time(),
+    "time": time.time(), "left": [line for line in read("/mnt/1/mountinfo").splitlines() if "rehearsal" in line],
 }))
 """
 DIFFER = ("kernel", "urandom", "random", "uuid4", "hostname", "machine_id")
@@ -109,7 +111,7 @@ async def draw(vm: QemuVm) -> dict[str, Any]:
     async with (
         await connect(vm.address) as client,
         open_sandbox(client, share=False) as sandbox,
-        sandbox.container(plan_python(DRAW)) as container,
+        sandbox.container(plan_python(DRAW, binds=[GUEST_PROC])) as container,
     ):
         before = time.time()
         await container.start()
@@ -138,6 +140,7 @@ def test_eight_copies_at_once_have_nothing_in_common_and_leave_the_template_as_i
             f"copies share {what}: {[each[what] for each in drawn]}"
         )
     assert [each["hostname"] for each in drawn] == [each["name"] for each in drawn]
+    assert [each["left"] for each in drawn] == [[]] * COPIES, "mounts of the rehearsal are left"
     assert max(max(each["early"], each["late"]) for each in drawn) < CLOCK_BOUND_S
     base.check_whole()
 
@@ -151,16 +154,21 @@ def test_a_copy_killed_at_any_moment_is_told_leaves_nothing_and_harms_nothing(
 ) -> None:
     name = f"killed-{MOMENTS.index(moment)}"
 
+    state = "early"
+
     def kill(stamp: Stamp) -> None:
+        """At the moment, or as soon after as there is a process to kill: between two programs it has no arguments."""
+        nonlocal state
         if stamp.event == moment:
-            for entry in Path("/proc").glob("[0-9]*"):
-                if f"-name\0{name}\0".encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+            state = "now"
+        if state == "now" and kill_machine(name):
+            state = "killed"
 
     async def run() -> None:
         timeline = Timeline(listener=kill)
         copy = Copy(NAME, base.store.root, name)
         async with asyncio.timeout(DEADLINE_S), open_copy(copy, Own(), timeline) as vm:
+            assert state == "killed"
             await vm.wait_exit()
             raise VmError("qemu ended")
 
@@ -271,7 +279,7 @@ def test_a_pool_hands_out_replaces_the_dead_and_gives_back_all_that_nobody_took(
             for each in find_processes("qemu-system")
             if str(base.vm_dir) in each and stays["name"] not in each
         ]
-        kill_machine(first.split("-name ")[1].split()[0])
+        assert kill_machine(first.split("-name ")[1].split()[0])
         wait_told("one that stood still has ended")
         wait_told("2 of 2 ready")
         process.send_signal(signal.SIGINT)
@@ -290,10 +298,15 @@ async def check(address: str) -> bool:
         return True
 
 
-def kill_machine(name: str) -> None:
+def kill_machine(name: str) -> bool:
+    """Kill the QEMU of this name; whether there was one."""
+    killed = False
     for entry in Path("/proc").glob("[0-9]*"):
-        if f"-name\0{name}\0".encode() in (entry / "cmdline").read_bytes():
-            os.kill(int(entry.name), signal.SIGKILL)
+        with suppress(FileNotFoundError, ProcessLookupError):  # others come and go
+            if f"-name\0{name}\0".encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+                killed = True
+    return killed
 
 
 @contextmanager

@@ -20,6 +20,7 @@ async def quiesce(agent: Agent, request: pb.QuiesceRequest) -> pb.QuiesceRespons
         freeze_filesystems=request.freeze_filesystems,
         timeout_s=request.timeout_ms / 1000,
         warm=request.warm,
+        disk=(request.disk, request.disk_fstype) if request.disk else None,
     )
     return pb.QuiesceResponse(steps=encode_steps(steps), containers=containers)
 

@@ -18,6 +18,7 @@ from kata_agent.errors import AgentError
 from kata_agent.snapshot.understudy import FOLDER
 from kata_protocols import services
 from kata_protocols.aio.server import serve
+from kata_protocols.gen import agent_pb2 as agent
 from kata_protocols.gen import oci_pb2 as oci
 from kata_protocols.status import Code
 from kata_protocols.ttrpc.connection import Connection
@@ -35,6 +36,8 @@ NAME = "rehearsal"
 _LINE = b"line\n"
 _SOCKET = f"{FOLDER}/agent.sock"
 _LIMIT_BYTES = 32768
+_PLACE = f"/run/kata-containers/{NAME}/layered"
+_LAYER = ("X-kata.multi-layer=true", "X-kata.overlay-lower")
 _MOUNTS = (
     ("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
     ("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
@@ -80,8 +83,11 @@ class Prompter:
         return about.response_type.FromString(event.payload)
 
 
-async def rehearse(understudy: Understudy) -> str:
-    """Play `ROUNDS` lives; gives how long each took, for people. Raises `Refused`, OSError."""
+async def rehearse(understudy: Understudy, disk: tuple[str, str] | None = None) -> str:
+    """Play `ROUNDS` lives; gives how long each took, for people. Raises `Refused`, OSError.
+
+    `disk`: PCI path and file system of a disk that the container has a storage on, as a layer of a root.
+    """
     program = find_program(os.environ.get("PATH", ""))
     if not program:
         return f"not rehearsed: no {PROGRAM} in PATH"
@@ -95,7 +101,7 @@ async def rehearse(understudy: Understudy) -> str:
             prompter = Prompter(connection)
             for _ in range(ROUNDS):
                 started = time.monotonic_ns()
-                await _play(prompter, program)
+                await _play(prompter, program, make_storages(disk))
                 took.append(str((time.monotonic_ns() - started) // 1_000_000))
             connection.close()
     return f"rounds of {', '.join(took)} ms"
@@ -114,7 +120,7 @@ def find_group() -> str:
     return f"{NAME}-{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}"
 
 
-async def _play(prompter: Prompter, program: str) -> None:
+async def _play(prompter: Prompter, program: str, storages: list[agent.Storage]) -> None:
     """What a host does until its first container is gone, streams and an exec included."""
     call = prompter.call
     await call(HEALTH, "Check")
@@ -123,7 +129,8 @@ async def _play(prompter: Prompter, program: str) -> None:
     await call(AGENT, "ListInterfaces")
     await call(AGENT, "ListRoutes")
     await call(AGENT, "CreateSandbox", sandbox_id=NAME, hostname=NAME)
-    await call(AGENT, "CreateContainer", container_id=NAME, exec_id=NAME, OCI=make_spec(program))
+    names = {"container_id": NAME, "exec_id": NAME}
+    await call(AGENT, "CreateContainer", **names, OCI=make_spec(program), storages=storages)
     await call(AGENT, "StartContainer", container_id=NAME)
     await call(AGENT, "ExecProcess", container_id=NAME, exec_id="exec", process=make_process(program))
     for exec_id in ("exec", NAME):
@@ -149,6 +156,15 @@ async def _read_end(prompter: Prompter, method: str, names: dict[str, str]) -> N
             raise
     else:
         raise Refused(f"rehearsal: {method}: {answer.data!r} where the end was expected")
+
+
+def make_storages(disk: tuple[str, str] | None) -> list[agent.Storage]:
+    """A layer on the disk, below one in memory: what a root on a disk takes, and a root of layers."""
+    if disk is None:
+        return []
+    address, fstype = disk
+    options = ["ro", *(["noload"] if fstype == "ext4" else []), *_LAYER]
+    return [agent.Storage(driver="blk", source=address, fstype=fstype, mount_point=_PLACE, options=options)]
 
 
 def make_process(program: str) -> oci.Process:

@@ -63,11 +63,17 @@ class Snapshot:
         self._frozen = [line[2:] for line in lines if line.startswith("f ")]
 
     async def quiesce(
-        self, *, freeze_filesystems: bool, timeout_s: float, warm: bool = False
+        self,
+        *,
+        freeze_filesystems: bool,
+        timeout_s: float,
+        warm: bool = False,
+        disk: tuple[str, str] | None = None,
     ) -> tuple[list[Step], list[str]]:
         """Bring everything to a halt; gives the steps and the containers. Raises `WrongState`, `TimedOut`, OSError.
 
-        `warm`: rehearse a container's life before, and settle the agent's memory at the end.
+        `warm`: rehearse a container's life before, with a storage on `disk` (PCI path, file system), and settle the
+        agent's memory at the end.
         """
         if self.quiet:
             raise WrongState("the machine is quiesced already: call Resumed first")
@@ -77,7 +83,7 @@ class Snapshot:
             async with asyncio.timeout(timeout_s or DEADLINE_S), self._lock:
                 if warm:
                     with steps.step("rehearse"):
-                        steps.note(await self._rehearse())
+                        steps.note(await self._rehearse(disk))
                 with steps.step("freeze containers"):
                     await self._freeze_containers()
                     steps.note(f"{len(self._containers)} of {len(self._ids())}")
@@ -123,7 +129,7 @@ class Snapshot:
         self._agent.log.info("snapshot", "resumed", generation=generation.number)
         return steps.done, generation
 
-    async def _rehearse(self) -> str:
+    async def _rehearse(self, disk: tuple[str, str] | None) -> str:
         """Only where a sandbox is still to come: it is what the rehearsal needs, and there is only one."""
         if self._agent.has_sandbox() or self._ids():
             return "not rehearsed: there is a sandbox already"
@@ -131,7 +137,7 @@ class Snapshot:
 
         understudy = self._agent.make_understudy()
         try:
-            return await rehearse(understudy)
+            return await rehearse(understudy, disk)
         finally:
             await understudy.aclose()
 

@@ -76,6 +76,8 @@ class Understudy(Agent):
                 self.oom.close()
             if self._has("sandbox"):
                 await self.sandbox.close()
+            if self._has("hotplug"):
+                self.hotplug.close()
             await self.worker.run(remove_folder)
         finally:
             if self._has("flight"):

@@ -7,12 +7,17 @@ channel that needs no shared memory, and no share. Must not know: where template
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from kata_host.connect import open_caller
+from kata_host.rootfs_image import ImageError, find_tool, make_image
 from kata_host.sandbox_service import SandboxService
 from kata_host.templates.store import Template, TemplateError, TemplateStore
 from kata_host.vm.base import Timeline, VmConfig
+from kata_host.vm.plug import Monitor
 from kata_host.vm.qemu import QemuVm, launch
 from kata_host.vm.root_image import DAX
 from kata_host.vm.saved import save
@@ -48,17 +53,42 @@ async def make_template(
     timeline = timeline or Timeline()
     with store.draft(name, replace=replacing) as draft:
         async with launch(config, timeline) as vm:
-            await _quiesce(vm)
+            async with _plugged_prop(vm, draft.folder) as prop:
+                await _quiesce(vm, prop)
             saved = await save(vm, draft.folder / SAVED)
             timeline.mark("saved")
         machine = {key: getattr(saved.config, key) for key in ("memory_mib", "cpus", "image")}
         return await asyncio.to_thread(draft.publish, asdict(saved.versions), machine)
 
 
-async def _quiesce(vm: QemuVm) -> None:
+@asynccontextmanager
+async def _plugged_prop(vm: QemuVm, folder: Path) -> AsyncIterator[tuple[str, str]]:
+    """A small disk to rehearse with: copies have their containers' roots on disks. PCI path and file system.
+
+    Both are empty where no image can be made: then copies learn disks by themselves.
+    """
+    try:
+        tool = find_tool()
+    except ImageError:
+        yield "", ""
+        return
+    empty, image = folder / "prop", folder / "prop.img"
+    empty.mkdir()
+    try:
+        await make_image(tool, empty, image)
+        monitor = Monitor(vm.qmp)
+        disk = await monitor.plug_disk("prop", image, read_only=True)
+        yield disk.address, tool.fstype
+        await monitor.unplug(disk)
+    finally:
+        empty.rmdir()
+        image.unlink(missing_ok=True)
+
+
+async def _quiesce(vm: QemuVm, prop: tuple[str, str]) -> None:
+    disk, fstype = prop
+    request = pb.QuiesceRequest(warm=True, timeout_ms=WARM_TIMEOUT_MS, disk=disk, disk_fstype=fstype)
     async with await open_caller(vm.address, timeout_s=DIAL_TIMEOUT_S) as client:
-        answer = await SandboxService(client).quiesce(
-            pb.QuiesceRequest(warm=True, timeout_ms=WARM_TIMEOUT_MS)
-        )
+        answer = await SandboxService(client).quiesce(request)
     for step in answer.steps:
-        vm.timeline.mark(step.name)
+        vm.timeline.mark(step.name, step.note)

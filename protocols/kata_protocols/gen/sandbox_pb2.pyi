@@ -519,14 +519,18 @@ class UpgradeResponse(_message.Message):
     def __init__(self, code: _Optional[str] = ..., version: _Optional[str] = ..., life: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
-    __slots__ = ("freeze_filesystems", "timeout_ms", "warm")
+    __slots__ = ("freeze_filesystems", "timeout_ms", "warm", "disk", "disk_fstype")
     FREEZE_FILESYSTEMS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     WARM_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    DISK_FSTYPE_FIELD_NUMBER: _ClassVar[int]
     freeze_filesystems: bool
     timeout_ms: int
     warm: bool
-    def __init__(self, freeze_filesystems: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., warm: _Optional[bool] = ...) -> None: ...
+    disk: str
+    disk_fstype: str
+    def __init__(self, freeze_filesystems: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., warm: _Optional[bool] = ..., disk: _Optional[str] = ..., disk_fstype: _Optional[str] = ...) -> None: ...
 
 class QuiesceResponse(_message.Message):
     __slots__ = ("steps", "containers")
