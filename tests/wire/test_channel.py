@@ -381,3 +381,48 @@ async def wait_for_one_end(socks: list[socket.socket]) -> None:
         loop.remove_reader(sock.fileno())
     socks.remove(found)
     found.close()
+
+
+def test_clients_that_gave_up_waiting_make_room_for_others() -> None:
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        async with served(Health().router()) as here:
+            host = Mux(ours.detach(), client=True, max_streams=4)
+            for _ in range(20):
+                open_stream(host).close()  # nobody answers yet
+            kept = [open_stream(host) for _ in range(4)]
+            with open_stream(host) as refused:
+                assert refused.recv(1) == b""
+            guest = serve_line(here.server, theirs)
+            async with Client(kept.pop()) as client:
+                await check(client)
+            for sock in kept:
+                sock.close()
+            host.close()
+            guest.close()
+
+    run_async(scenario())
+
+
+def test_what_was_said_before_the_end_is_heard_though_nothing_can_be_said_any_more() -> None:
+    """The other end answers and goes, while this one still has much to send."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            here = Echo(group)
+            here.hold = True
+            with open_stream(here.host) as sock:
+                await here.holds.wait()
+                sending = group.create_task(outcome(loop.sock_sendall(sock, bytes(4_000_000))))
+                await asyncio.sleep(0)
+                here.held[0].sendall(b"the last word")
+                here.held.pop().close()
+                await here.guest.settle()
+                here.guest.close()
+                assert await loop.sock_recv(sock, 100) == b"the last word"
+                await sending
+            assert await here.host.wait_ended()  # reset, or ended: as the kernel sees it
+            here.close()
+
+    run_async(scenario())

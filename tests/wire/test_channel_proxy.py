@@ -177,3 +177,20 @@ def test_the_tool_names_an_address_that_it_cannot_share_at(listen: str, tmp_path
         assert listen in told.decode()
 
     run_async(scenario())
+
+
+def test_the_tool_speaks_to_a_channel_without_a_proxy(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with served(Health().router()) as here:
+            vmm = Vmm(tmp_path / "channel", here.server)
+            address = f"serial://{tmp_path}/channel"
+            process = await asyncio.create_subprocess_exec(
+                str(VENV_BIN / "kata-agent-ctl"), "connect", "--server-address", address, "-c", "Check",
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            output, told = await process.communicate()
+            assert process.returncode == 0, told.decode()
+            assert b"SERVING" in output + told
+            vmm.end()
+
+    run_async(scenario())

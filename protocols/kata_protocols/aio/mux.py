@@ -17,7 +17,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from kata_protocols.aio.mux_stream import MuxStream
+from kata_protocols.aio.mux_stream import MuxStream, has_hung_up
 from kata_protocols.aio.port import Port
 from kata_protocols.yamux.connection import (
     MAX_STREAMS,
@@ -94,12 +94,23 @@ class Mux:
 
     def attach(self, sock: socket.socket) -> None:
         """Take a connected socket over and give it a stream: now, or in the next session. Too many are closed."""
+        if len(self._waiting) + len(self._streams) >= self._limit:
+            self._drop_vanished()
         if self._port.closed or len(self._waiting) + len(self._streams) >= self._limit:
             sock.close()
             return
         self._waiting.append(sock)
         self._open_waiting()
         self.flush()
+
+    def _drop_vanished(self) -> None:
+        """Close what waits for a session and has nobody at its other end any more."""
+        waiting, self._waiting = self._waiting, deque()
+        for sock in waiting:
+            if has_hung_up(sock):
+                sock.close()
+            else:
+                self._waiting.append(sock)
 
     async def wait_joined(self) -> bool:
         """Wait for a session; False when the channel has ended before."""

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 LINGER_S = 5.0
 
 
+def has_hung_up(sock: socket.socket) -> bool:
+    """Whether the other end was closed, which is more than that it sends no more."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(0))
+
+
 class Owner(Protocol):
     """The channel, as its streams see it."""
 
@@ -117,13 +124,8 @@ class MuxStream:
         """The socket's owner says no more. One that does not listen either is not waited for endlessly."""
         self.finished = True
         self._connection.finish(self.stream_id)
-        if not self._end_if_over() and self._is_gone():
+        if not self._end_if_over() and has_hung_up(self.sock):
             self._linger = self._loop.call_later(LINGER_S, self.give_up)
-
-    def _is_gone(self) -> bool:
-        poll = select.poll()
-        poll.register(self.sock, 0)
-        return bool(poll.poll(0))
 
     # To the socket
 

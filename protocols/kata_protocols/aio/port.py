@@ -56,7 +56,7 @@ class Port:
     # Reading
 
     def resume_reading(self) -> None:
-        """Deliver what arrives."""
+        """Deliver what arrives, in the end the end."""
         if not self._reading and not self.closed:
             self._reading = True
             if not self.interrupted:
@@ -92,8 +92,9 @@ class Port:
         except (BlockingIOError, InterruptedError):
             count = 0
         except OSError as error:
-            # The owner is in the middle of something: it hears of this afterwards.
-            self._loop.call_soon(self._hang_up, error)
+            # What came before the end is read first; without reading, the owner hears of it when it is done with this.
+            if not self._reading:
+                self._loop.call_soon(self._hang_up, error)
             return 0
         if count < len(data) and not self._writing:
             self._writing = True
@@ -102,10 +103,10 @@ class Port:
 
     def _tell_writable(self) -> None:
         self._stop_writing()
-        if self._is_hung_up():
-            self._hang_up(None)  # nobody reads, so the end of the peer would go unseen
-        else:
+        if not self._is_hung_up():
             self._on_writable()
+        elif not self._reading:
+            self._hang_up(None)  # else the next read finds it, after what came before
 
     def _stop_writing(self) -> None:
         if self._writing:
