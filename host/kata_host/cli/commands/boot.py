@@ -61,7 +61,7 @@ async def run(options: argparse.Namespace) -> int:
         )
     else:
         print(f"runs under {vm.accelerator.name}: {vm.accelerator.reason}")
-        print(f"vsock by {vm.vsock_kind}")
+        print(f"reached by {vm.vsock_kind}")
         print(format_table(rows))
     return status
 

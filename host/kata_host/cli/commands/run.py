@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kata_host.cli.copies import add_copy_options, wants_copy
-from kata_host.cli.errors import EXIT_FAILURE, CliError
+from kata_host.cli.errors import EXIT_FAILURE, EXIT_USAGE, CliError
 from kata_host.cli.interrupt import find_cause, forward_to
 from kata_host.cli.machine import add_machine_options, read_config
 from kata_host.cli.progress import Progress
@@ -143,7 +143,10 @@ def _open_machine(
     config = read_config(options, share=None)
     config = replace(config, share=options.rootfs or find_default_rootfs(config.guest))
     if options.stdio == "vsock":
-        config = replace(config, kernel_args=(*config.kernel_args, STREAM_KERNEL_ARG))
+        if config.channel == "serial":
+            raise CliError("--stdio vsock with --channel serial: that machine has no vsock", EXIT_USAGE)
+        kernel_args = (*config.kernel_args, STREAM_KERNEL_ARG)
+        config = replace(config, channel="vsock", kernel_args=kernel_args)
     return open_booted(config, timeline)
 
 
