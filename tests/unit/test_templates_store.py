@@ -261,6 +261,14 @@ def test_a_folder_of_somebody_else_s_is_refused(tmp_path: Path) -> None:
         make(TemplateStore(tmp_path / "open"))
 
 
+def test_templates_are_not_kept_among_machines_whose_folders_are_swept() -> None:
+    environ = {"KATA_VM_DIR": "/vms"}
+    for chosen, more in (("/vms/x", {}), (None, {"KATA_CACHE_DIR": "/vms"})):
+        with pytest.raises(TemplateError, match="lies in /vms, where only machines that run may be"):
+            find_template_root(chosen, environ | more)
+    assert find_template_root("/vms-cache", environ) == Path("/vms-cache")
+
+
 def test_where_templates_lie() -> None:
     assert find_template_root("/a", {"KATA_CACHE_DIR": "/b"}) == Path("/a")
     assert find_template_root(None, {"KATA_CACHE_DIR": "/b"}) == Path("/b/templates")

@@ -152,7 +152,7 @@ MOMENTS = ("qemu started", "qemu answers", "restored", "running", "resumed")
 def test_a_copy_killed_at_any_moment_is_told_leaves_nothing_and_harms_nothing(
     base: Base, moment: str
 ) -> None:
-    name = f"killed-{MOMENTS.index(moment)}"
+    name = f"killed-{MOMENTS.index(moment)}-{os.getpid()}"  # these machines are in the user's own folder
 
     state = "early"
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kata_host.templates.manifest import Entry, Manifest, ManifestError
 from kata_host.vm.base import VmError
-from kata_host.vm.state import StateError, check_name, lock_root, make_private
+from kata_host.vm.state import StateError, check_name, find_state_root, lock_root, make_private
 
 VARIABLE = "KATA_CACHE_DIR"
 _DATA = "data-"
@@ -39,7 +39,7 @@ class TemplateError(VmError):
 def find_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Where this user's things lie that can be made again: as told, else /var/cache for root, else XDG's folder."""
     if named := environ.get(VARIABLE):
-        return Path(named).absolute()
+        return _check_place(Path(named).absolute(), environ)
     if os.geteuid() == 0:
         return Path("/var/cache/kata-guest")
     home = environ.get("XDG_CACHE_HOME") or f"{environ.get('HOME', '/nonexistent')}/.cache"
@@ -48,7 +48,18 @@ def find_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 def find_template_root(chosen: str | None = None, environ: Mapping[str, str] = os.environ) -> Path:
     """Where this user's templates lie: as told, else in the cache."""
-    return Path(chosen).absolute() if chosen else find_cache_root(environ) / "templates"
+    return (
+        _check_place(Path(chosen).absolute(), environ) if chosen else find_cache_root(environ) / "templates"
+    )
+
+
+def _check_place(place: Path, environ: Mapping[str, str]) -> Path:
+    """Not among the machines that run: what no process owns there is swept."""
+    if place.is_relative_to(machines := find_state_root(dict(environ))):
+        raise TemplateError(
+            f"{place}: lies in {machines}, where only machines that run may be; name another folder"
+        )
+    return place
 
 
 def sync_path(path: Path) -> None:
