@@ -10,7 +10,7 @@ import pytest
 from kata_protocols import services
 from kata_protocols.gen import agent_pb2 as agent_pb
 from kata_protocols.gen import sandbox_pb2 as pb
-from kata_protocols.status import StatusError
+from kata_protocols.status import Code, StatusError
 from kata_testing import loop
 from kata_testing.native import NEEDS, NativeAgent, native_agent, oci_spec
 from kata_testing.wire import run_async
@@ -162,5 +162,18 @@ def test_a_rehearsal_that_takes_too_long_is_taken_back(tmp_path: Path, limit_ms:
             assert groups(agent) == []
             assert (await quiesce(agent))["rehearse"].startswith("rounds of")
             await resume(agent)
+
+    run_async(body())
+
+
+def test_what_a_killed_rehearsal_has_left_is_named(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with native_agent(tmp_path, supervised=True) as agent:
+            await resume(agent)
+            os.mkdir(f"/proc/{agent.agent_pid()}/root/run/kata-agent/rehearsal")
+            with pytest.raises(StatusError, match="an agent was killed while it rehearsed") as caught:
+                await ask(agent, "Quiesce", warm=True)
+            assert caught.value.code is Code.FAILED_PRECONDITION
+            await agent.call("CreateSandbox", sandbox_id="s")  # nothing stands still
 
     run_async(body())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kata_agent import tree
 from kata_agent.agent import Agent
+from kata_agent.errors import WrongState
 from kata_agent.flight import Flight
 from kata_agent.log import Log
 from kata_agent.parts import RUN_DIRECTORY
@@ -32,13 +33,18 @@ FOLDER = f"{RUN_DIRECTORY}/{_NAME}"
 
 
 class Understudy(Agent):
-    """Owns its folder and its recorder until `aclose`. Raises `FileExistsError` where a killed agent has left one."""
+    """Owns its folder and its recorder until `aclose`. Raises `WrongState` where a killed agent has left a folder."""
 
     def __init__(
         self, config: Config, *, group: asyncio.TaskGroup, exits: ExitBook, host: Host, supervised: bool
     ) -> None:
         os.makedirs(RUN_DIRECTORY, mode=0o700, exist_ok=True)
-        os.mkdir(FOLDER, 0o700)
+        try:
+            os.mkdir(FOLDER, 0o700)
+        except FileExistsError:
+            raise WrongState(
+                f"{FOLDER}: an agent was killed while it rehearsed, and left this: save a machine that is booted anew"
+            ) from None
         self._exact_reads = supervised
         self._silence = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         # Not supervised: what the real agent records for the next one, this one keeps in memory.
