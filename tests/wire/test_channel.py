@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import socket
 import tty
 from pathlib import Path
@@ -290,6 +291,11 @@ def test_a_terminal_is_a_channel_and_hanging_up_is_not_its_end() -> None:
                 await check(client)
             host.close()
             await parted.wait()
+            for _ in range(5):  # the first look finds what is known already
+                await asyncio.sleep(0)
+            edges = guest._port._edges
+            assert edges is not None
+            assert select.select([edges], [], [], 0)[0] == [], "the port keeps the event loop busy"
             assert not guest.closed
             guest.close()
         assert states[:2] == ["joined", "parted: the other side has hung up"]
