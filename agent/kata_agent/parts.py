@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -321,6 +321,10 @@ class Parts:
         from kata_agent.hub.confidential import Confidential
 
         return Confidential(self.config, self.log, self.worker)
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Do what nobody waits for; it must not raise."""
+        self._group.create_task(work)
 
     async def load_module(self, name: str) -> None:
         """Load a module by its name or an alias of a device. Raises `AgentError`, `TimedOut`, `OSError`."""

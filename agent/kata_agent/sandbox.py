@@ -131,7 +131,7 @@ class Sandbox:
             await run(partial(self._prepare_base, wipe=self._owns_guest and not self._agent.has_copied()))
             for entry in request.kernel_modules:
                 await module.load(self._agent.exits, entry.name, entry.parameters)
-            await online.drive_memory(self._agent.load_module, self._agent.log)
+            await online.drive_memory(online.MEMORY, self._agent.load_module, self._agent.log)
             await self._share("ipc", None, undo)
             hostname = request.hostname[:HOSTNAME_LIMIT]
             await self._share("uts", partial(socket.sethostname, hostname) if hostname else None, undo)
@@ -148,6 +148,8 @@ class Sandbox:
             self.exists = True
             self._undo = undo.pop_all()
         self._agent.log.info("sandbox", "sandbox created", sandbox=self.sandbox_id)
+        if self._owns_guest:  # nobody waits until the host has its memory back
+            self._agent.start(online.drive_memory(online.BALLOON, self._agent.load_module, self._agent.log))
 
     def _scan_hooks(self, path: str) -> dict[str, list[dict[str, object]]]:
         """The guest's hooks. A folder that cannot be read costs the hooks, not the sandbox, as in Kata's agent."""

@@ -67,6 +67,10 @@ class FakeAgent:
     def has_copied(self) -> bool:
         return self.copied
 
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """What nobody waits for: it looks for devices that these machines have not."""
+        work.close()
+
     async def load_module(self, name: str) -> None:
         """Whoever has a memory device without a driver needs one; not these machines."""
         raise AssertionError(name)

@@ -185,6 +185,7 @@ def test_memory_devices_without_a_driver_are_found_by_their_kind(tmp_path: Path)
         ("virtio0", "0x0002", False),
         ("virtio1", "0x0018", False),
         ("virtio2", "0x0018", True),
+        ("virtio3", "0x0005", False),
     ):
         folder = tmp_path / name
         folder.mkdir()
@@ -192,5 +193,6 @@ def test_memory_devices_without_a_driver_are_found_by_their_kind(tmp_path: Path)
         (folder / "modalias").write_text(f"virtio:d0000{kind[2:]}v{name}\n")
         if driven:
             (folder / "driver").mkdir()
-    assert online.list_undriven_memory(str(tmp_path)) == ("virtio:d00000018vvirtio1",)
-    assert online.list_undriven_memory(str(tmp_path / "none")) == ()
+    assert online.list_undriven(online.MEMORY, str(tmp_path)) == ("virtio:d00000018vvirtio1",)
+    assert online.list_undriven(online.BALLOON, str(tmp_path)) == ("virtio:d00000005vvirtio3",)
+    assert online.list_undriven(online.MEMORY, str(tmp_path / "none")) == ()

@@ -95,6 +95,12 @@ def test_what_qemu_cannot_save_is_refused_before_anything_starts(
     asyncio.run(boot())
 
 
+@pytest.mark.parametrize("savable", [False, True])
+def test_free_memory_goes_back_to_the_host_but_not_out_of_a_file_that_copies_map(*, savable: bool) -> None:
+    devices = words_after(plan(VmConfig(GUEST, savable=savable)), "-device")
+    assert any("free-page-reporting=on" in device for device in devices) is not savable
+
+
 def test_each_disk_is_a_raw_image_that_can_be_found_again() -> None:
     command = plan(VmConfig(GUEST, disks=(Path("/d/a,b"), Path("/d/c"))))
     assert [json.loads(word) for word in words_after(command, "-blockdev")] == [

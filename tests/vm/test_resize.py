@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from qemu.qmp import QMPClient
 from kata_host.client import AgentClient
 from kata_host.connect import connect
 from kata_host.guest import find_guest
-from kata_host.sandbox import Container, open_sandbox
+from kata_host.sandbox import Container, Sandbox, open_sandbox
 from kata_host.spec import ProcessPlan, plan_process
 from kata_host.vm import resize
 from kata_host.vm.base import VmConfig, VmError
@@ -27,6 +29,7 @@ from kata_testing.repository import BUILD
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
 DEADLINE_S = 180.0
+EATEN_MIB = 64
 LOOK = (
     "grep Cpus_allowed_list /proc/self/status; grep -c ^processor /proc/cpuinfo; grep MemTotal /proc/meminfo"
 )
@@ -74,6 +77,7 @@ def test_containers_that_run_have_what_is_plugged() -> None:
                 await plug_processors(vm, client)
                 assert [(await look(container))[:2] for container in (one, other)] == [("0-3", 4), ("0-2", 4)]
                 await plug_memory(vm, client, one)
+            await check_memory_goes_back(vm, sandbox)
 
     asyncio.run(run())
 
@@ -128,6 +132,27 @@ async def plug_memory(vm: QemuVm, client: AgentClient, container: Container) -> 
     assert (details.mem_block_size_bytes, details.support_mem_hotplug_probe) == (128 << 20, False)
     with pytest.raises(StatusError, match="this kernel has no /sys/devices/system/memory/probe"):
         await client.mem_hotplug_by_probe(pb.MemHotplugByProbeRequest(memHotplugProbeAddr=[1 << 32]))
+
+
+async def check_memory_goes_back(vm: QemuVm, sandbox: Sandbox) -> None:
+    """What a container that has ended had used: the guest's kernel tells of it some seconds later, and nobody else."""
+    eat = plan("sh", "-c", f"head -c {EATEN_MIB}m /dev/zero > /tmp/eaten; echo; sleep 1000")
+    async with sandbox.container(eat) as container:
+        await container.start()
+        assert await anext(aiter(container.read_stdout())) == b"\n"
+        most = read_held(vm)
+    while read_held(vm) > most - EATEN_MIB * 3 // 4:
+        await sandbox.client.check()
+
+
+def read_held(vm: QemuVm) -> int:
+    """MiB of the host's that the guest's memory has."""
+    assert vm.child is not None
+    held = 0
+    for fd in Path(f"/proc/{vm.child.pid}/fd").iterdir():
+        if "memfd:memory-backend" in os.readlink(fd):
+            held += fd.stat().st_blocks * 512
+    return held >> 20
 
 
 async def wait_memory(client: AgentClient, container: Container, wanted: int) -> None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 VIRTIO = "/sys/bus/virtio/devices"
 CPUS_DEADLINE_S = 5.0
-# As virtio's `device` file has it.
-_VIRTIO_MEM = "0x0018"
+# Kinds of virtio devices, as their `device` file has them: one that brings memory, and one that takes what is free.
+MEMORY, BALLOON = "0x0018", "0x0005"
 
 
 class System:
@@ -189,21 +189,21 @@ def probe_memory(system: System, addresses: Iterable[int]) -> None:
             ) from None
 
 
-async def drive_memory(load_module: Callable[[str], Awaitable[None]], log: Log) -> None:
-    """Load the driver of virtio memory devices, if there are any. A failure is logged: the guest does without."""
-    for alias in list_undriven_memory():
+async def drive_memory(kind: str, load_module: Callable[[str], Awaitable[None]], log: Log) -> None:
+    """Load the driver of virtio devices of a kind, if there are any. A failure is logged: the guest does without."""
+    for alias in list_undriven(kind):
         try:
             await load_module(alias)
         except (AgentError, OSError) as error:
             log.warning("device", "no driver for a memory device", alias=alias, error=describe(error))
 
 
-def list_undriven_memory(bus: str = VIRTIO) -> tuple[str, ...]:
-    """Aliases of the modules that virtio memory devices without a driver need; nobody else in a guest loads them."""
+def list_undriven(kind: str, bus: str = VIRTIO) -> tuple[str, ...]:
+    """Aliases of the modules that virtio devices of a kind need and have not; nobody else in a guest loads them."""
     found = set()
     for name in _list(bus):
         folder = f"{bus}/{name}"
-        if _read(f"{folder}/device") == _VIRTIO_MEM and not os.path.exists(f"{folder}/driver"):
+        if _read(f"{folder}/device") == kind and not os.path.exists(f"{folder}/driver"):
             found.add(_read(f"{folder}/modalias"))
     return tuple(sorted(found - {""}))
 

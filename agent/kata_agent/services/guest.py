@@ -59,7 +59,7 @@ async def online_cpu_mem(agent: Agent, request: agent_pb2.OnlineCPUMemRequest) -
 
         await online.online_cpus(system, request.nb_cpus, agent.worker, wait)
     if not request.cpu_only:
-        await online.drive_memory(agent.load_module, agent.log)
+        await online.drive_memory(online.MEMORY, agent.load_module, agent.log)
         await agent.worker.run(partial(online.online_memory, system))
     return Empty()
 

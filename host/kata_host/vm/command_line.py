@@ -25,6 +25,10 @@ _TIMER = "no_timer_check"
 # Plugged memory can be pulled where the kernel puts nothing of its own; so it treats up to three quarters of all.
 _MOVABLE = "memory_hotplug.online_policy=auto-movable"
 
+# The guest tells of memory that it has no use for, and the host has it back. Not of a machine that can be saved: its
+# copies map the saved file, and QEMU would punch holes into that.
+_BALLOON = ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on")
+
 # Empty slots for disks, devices and functions that come later; a port each, as PCIe hotplug wants it.
 _ROOT_PORTS = 4
 # Room for the memory of what comes; without, a port has 2 MiB, and a display's memory gets no address.
@@ -83,7 +87,7 @@ def plan_command(
         # What cannot be saved is plugged into the copies; vmgenid tells a kernel that it is one.
         command += [*devices, *_plan_ports(PORTS), "-device", "vmgenid,guid=auto"]
     else:
-        command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS)]
+        command += [*vsock_args, *plan_share(config, folder), *devices, *_plan_ports(_ROOT_PORTS), *_BALLOON]
     if saved_memory is not None:
         command += ["-incoming", "defer", "-S"]
     # Last, so that the slots of everything else are the same with each kind of image.
