@@ -98,7 +98,8 @@ class Channel:
         self._serve(connection, PEER)
 
     def _tell(self, state: str) -> None:
-        self._log.info("channel", state, port=self._name)
+        usual = state.startswith(("joined", "parted"))  # each host that comes and goes
+        (self._log.debug if usual else self._log.warning)("channel", state, port=self._name)
 
     def _open(self) -> int:
         """The descriptor, -1 without the port. One that cannot be opened is told, and waits for the next event."""
