@@ -20,8 +20,8 @@ from kata_host.vm.base import GuestFiles, VmConfig
 
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    for option in ("--name", "--share"):
-        parser.add_argument(option)
+    parser.add_argument("--name")
+    parser.add_argument("--share", type=Path)
     parser.add_argument("--savable", action="store_true")
     parser.add_argument("--stdio", default="rpc")
     add_copy_options(parser)
@@ -30,7 +30,6 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 REFUSED = {
-    "--share /srv": "--share with --template: a shared folder needs memory that its process can map",
     "--memory 512": "--memory with --template: it is the template's for good; make another template",
     "--cpus 2": "--cpus with --template: it is the template's for good",
     "--max-cpus 4": "--max-cpus with --template: it is the template's for good",
@@ -40,8 +39,7 @@ REFUSED = {
     "--ksm": "--ksm with --template: copies share their template's pages already",
     "--memory-device 64": "--memory-device with --template: a machine with a memory device cannot be saved",
     "--savable": "--savable with --template: a copy of a template is saved by making another",
-    "--channel vsock": "--channel vsock with --template: copies are reached by their virtio port",
-    "--stdio vsock": "--stdio vsock with --template: copies have no vsock; leave --stdio away",
+    "--stdio vsock": "--stdio vsock with --template: templates listen for calls alone; leave it away",
     "--pool other": "--template and --pool: give one of them",
 }
 
@@ -56,8 +54,11 @@ def test_what_a_copy_cannot_have_is_refused_with_the_reason(words: str) -> None:
 def test_a_machine_of_a_pool_has_its_name_already() -> None:
     with pytest.raises(CliError, match="--name with --pool: the machine is named already"):
         wants_copy(parse("--pool", "one", "--name", "two"))
-    with pytest.raises(CliError, match="--share with --pool"):
-        wants_copy(parse("--pool", "one", "--share", "/srv"))
+    for words in (("--share", "/srv"), ("--channel", "vsock")):
+        with pytest.raises(
+            CliError, match=f"{words[0]}.* with --pool: .* in memory that no other process can map"
+        ):
+            wants_copy(parse("--pool", "one", *words))
 
 
 def test_a_machine_that_is_booted_may_have_it_all() -> None:
@@ -83,6 +84,17 @@ def test_what_a_copy_has_of_its_own_reaches_its_keeper() -> None:
     assert Copy.load(copy.dump()) == copy == Copy("one", Path("/t"), "n", 9.0)
     assert Own.load(own.dump()) == own == Own((Path("/d"),), Path("/root.erofs"), ("02:00:00:00:00:01",))
     assert Own.load({}) == Own()
+
+
+def test_a_copy_may_have_a_shared_folder_and_a_vsock(tmp_path: Path) -> None:
+    options = parse(
+        "--template", "one", "--share", str(tmp_path), "--channel", "vsock", "--template-dir", "/t"
+    )
+    assert wants_copy(options)
+    copy = read_copy(options)
+    assert Copy.load(copy.dump()) == copy == Copy("one", Path("/t"), share=tmp_path, channel="vsock")
+    with pytest.raises(CliError, match="none: the folder to share does not exist"):
+        read_copy(parse("--template", "one", "--share", str(tmp_path / "none")))
 
 
 def test_a_new_interface_has_an_address_of_its_own() -> None:

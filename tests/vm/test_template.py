@@ -20,16 +20,17 @@ import pytest
 
 from kata_host.connect import connect
 from kata_host.sandbox import open_sandbox
-from kata_host.spec import BindMount
+from kata_host.spec import BindMount, ProcessPlan, plan_spec
 from kata_host.templates.copy import Copy, Own, open_copy
 from kata_host.templates.make import SAVED
 from kata_host.templates.store import TemplateError, TemplateStore
-from kata_host.vm.base import Stamp, Timeline, VmError
+from kata_host.vm.base import GUEST_SHARE, Stamp, Timeline, VmError
 from kata_host.vm.qemu import QemuVm
 from kata_host.vm.watch import open_watch
 from kata_protocols.gen import agent_pb2 as pb
 from kata_protocols.gen import types_pb2
 from kata_testing.guest import TOOL, find_processes, plan_python, read_all, run_tool, tool_environment
+from kata_testing.repository import BUILD
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image", "erofs")
 
@@ -252,6 +253,30 @@ async def look_at_devices(machine: dict[str, Any]) -> bytes:
                 output, errors = await read_all(container), await read_all(container, stderr=True)
                 assert await container.wait(60) == 0, errors.decode()
                 return output
+
+
+def test_a_copy_with_a_shared_folder_runs_containers_from_it(base: Base) -> None:
+    share = BUILD / "rootfs" / "busybox"
+    done = base.tool("vm", "start", "--template", NAME, "--share", str(share), "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    machine = json.loads(done.stdout)
+    assert machine["share"] == str(share)
+
+    async def run() -> bytes:
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            await connect(machine["address"]) as client,
+            open_sandbox(client) as sandbox,
+            sandbox.container(
+                plan_spec(ProcessPlan(["head", "-c", "4", "/etc/passwd"]), GUEST_SHARE)
+            ) as container,
+        ):
+            await container.start()
+            return await read_all(container)
+
+    assert asyncio.run(run()) == b"root"
+    base.tool("vm", "stop", machine["name"])
+    base.check_whole()
 
 
 def test_run_has_its_root_on_a_disk_and_what_it_writes_ends_with_it(base: Base) -> None:

@@ -24,12 +24,11 @@ _FIXED: tuple[tuple[str, object], ...] = (
     ("memory", None), ("cpus", None), ("max_cpus", None), ("image", INITRD), ("kernel_arg", []), ("accel", "auto"),
 )  # fmt: skip
 _IMPOSSIBLE = {
-    "share": "a shared folder needs memory that its process can map, and a copy's is private: give disks with --disk,"
-    " or leave --template away",
     "ksm": "copies share their template's pages already",
-    "memory_device": "a machine with a memory device cannot be saved: leave --template away",
+    "memory_device": "a machine with a memory device cannot be saved: leave it away",
     "savable": "a copy of a template is saved by making another template",
 }
+_STANDING = "a pool's machines stand still in memory that no other process can map: use --template"
 
 
 def add_copy_options(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +67,14 @@ def wants_copy(options: argparse.Namespace) -> bool:
                 " kata-agent-ctl vm template create",
                 EXIT_USAGE,
             )
-    if options.channel == "vsock":
-        raise CliError(f"--channel vsock with {source}: copies are reached by their virtio port", EXIT_USAGE)
+    if options.pool and getattr(options, "share", None):
+        raise CliError(f"--share with --pool: {_STANDING}", EXIT_USAGE)
+    if options.pool and options.channel == "vsock":
+        raise CliError(f"--channel vsock with --pool: {_STANDING}", EXIT_USAGE)
     if getattr(options, "stdio", "rpc") == "vsock":
-        raise CliError(f"--stdio vsock with {source}: copies have no vsock; leave --stdio away", EXIT_USAGE)
+        raise CliError(
+            f"--stdio vsock with {source}: templates listen for calls alone; leave it away", EXIT_USAGE
+        )
     if options.pool and getattr(options, "name", None):
         raise CliError("--name with --pool: the machine is named already; it tells its name", EXIT_USAGE)
     return True
@@ -80,7 +83,17 @@ def wants_copy(options: argparse.Namespace) -> bool:
 def read_copy(options: argparse.Namespace) -> Copy:
     """The copy that the options ask for."""
     root = find_template_root(options.template_dir)
-    return Copy(options.template, root, getattr(options, "name", None), options.timeout)
+    share = getattr(options, "share", None)
+    if share is not None and not share.is_dir():
+        raise CliError(f"{share}: the folder to share does not exist")
+    return Copy(
+        options.template,
+        root,
+        getattr(options, "name", None),
+        options.timeout,
+        share and share.resolve(),
+        options.channel or "serial",
+    )
 
 
 def read_own(options: argparse.Namespace, root: Path | None = None) -> Own:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kata_host.templates.make import SAVED
 from kata_host.templates.store import TemplateError, TemplateStore, describe_remake
@@ -56,12 +56,17 @@ class Own:
 
 @dataclass(frozen=True)
 class Copy:
-    """Which template, in which folder, and the machine's name (default: one is made up); `timeout_s` to restore it."""
+    """Which template, in which folder, and the machine's name (default: one is made up); `timeout_s` to restore it.
+
+    With a `share`, or the `channel` vsock where that is another process's, the copy has all of its memory for itself.
+    """
 
     template: str
     root: Path
     name: str | None = None
     timeout_s: float = 120.0
+    share: Path | None = None
+    channel: Literal["vsock", "serial"] = "serial"
 
     def dump(self) -> str:
         """As a keeper reads it."""
@@ -71,7 +76,8 @@ class Copy:
     def load(cls, text: str | bytes) -> Copy:
         """The inverse of `dump`."""
         data = json.loads(text)
-        return cls(**{**data, "root": Path(data["root"])})
+        share = Path(data["share"]) if data["share"] else None
+        return cls(**{**data, "root": Path(data["root"]), "share": share})
 
 
 async def find_obstacles(store: TemplateStore, name: str) -> tuple[str, ...]:
@@ -94,7 +100,13 @@ async def open_standing(copy: Copy, timeline: Timeline | None = None) -> AsyncIt
     async with AsyncExitStack() as stack:
         with TemplateStore(copy.root).open(copy.template) as template:
             saved = read_saved(template.folder / SAVED)
-            config = replace(saved.config, name=copy.name, share=None, boot_timeout_s=copy.timeout_s)
+            config = replace(
+                saved.config,
+                name=copy.name,
+                share=copy.share,
+                channel=copy.channel,
+                boot_timeout_s=copy.timeout_s,
+            )
             try:
                 vm = await stack.enter_async_context(restore(saved, config, paused=True, timeline=timeline))
             except VersionsDifferError as error:
