@@ -1,8 +1,10 @@
 """The log on a port of its own: each line goes to every reader there is, and one that comes later gets the newest.
 
 Owns the listening socket and its readers: at most `READERS`, and for each at most `BUFFER_BYTES` that it has not taken.
-A reader that is behind loses whole lines and is told how many; it never holds the agent back. Must not know: what a
-line says. Follows: Kata's agent, `agent.log_vport`, which serves one reader once; this one serves several, any time.
+A reader that is behind loses whole lines and is told how many; it never holds the agent back. One that is behind by
+half of what is kept for it gives its place to who comes and finds none: of the end of a killed reader, a VMM's vsock
+device may never tell. Must not know: what a line says. Follows: Kata's agent, `agent.log_vport`, which serves one
+reader once; this one serves several, any time.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class LogPort:
             connection, peer = self._listener.accept()
         except OSError:
             return  # gone again, or no descriptor left: the listener is level-triggered, and there is no log to tell
-        if not is_host(peer) or len(self._readers) >= READERS:
+        if not is_host(peer) or not self._has_room():
             connection.close()
             return
         connection.setblocking(False)  # noqa: FBT003
@@ -79,6 +81,16 @@ class LogPort:
         self._readers.add(reader)
         for line in tuple(self._history):
             reader.offer(line)
+
+    def _has_room(self) -> bool:
+        """Whether one more may read, which one that is far behind makes room for."""
+        if len(self._readers) < READERS:
+            return True
+        last = max(self._readers, key=lambda reader: reader.behind_bytes)
+        if last.behind_bytes <= self.buffer_bytes // 2:
+            return False
+        last.close()
+        return True
 
 
 class Reader:
@@ -91,6 +103,11 @@ class Reader:
         self._dropped = 0
         self._waits = False
         asyncio.get_running_loop().add_reader(connection, self._listen)
+
+    @property
+    def behind_bytes(self) -> int:
+        """What it has not taken."""
+        return len(self._buffer)
 
     def offer(self, line: bytes) -> None:
         """Send it, or keep it until the peer reads, or count it."""

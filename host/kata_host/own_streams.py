@@ -30,6 +30,7 @@ from kata_protocols.aio.address import (
     parse_address,
 )
 from kata_protocols.aio.dial import HANDSHAKE_S, connect_once, shake_hands
+from kata_protocols.aio.hangup import hanging_up
 
 STREAM_PORT = 1027
 STREAMS = ("stdin", "stdout", "stderr")
@@ -60,7 +61,7 @@ class OwnStreams:
         try:
             for stream in streams:
                 connection, port = await dial_stream(target)
-                opened._stack.enter_context(connection)
+                opened._stack.enter_context(hanging_up(connection))
                 opened._sockets[stream] = connection
                 if isinstance(target, HybridAddress) and port in (0, target.port):
                     port = await ask_port(target, connection, agent)

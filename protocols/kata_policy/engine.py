@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,18 @@ START_DEADLINE_S = 30.0
 ANSWER_DEADLINE_S = worker.ALARM_S + 4.0
 
 _CODE = "import sys; sys.path[:0] = sys.argv[1:]; from kata_policy.worker import main; main()"
+
+
+_ENDS = {
+    f"signal {signal.SIGALRM.value}": f"the policy took more than {worker.ALARM_S} s",
+    f"signal {signal.SIGABRT.value}": f"the policy wanted more than {worker.MEMORY_LIMIT_BYTES >> 20} MiB of memory",
+    f"signal {signal.SIGSEGV.value}": "the policy overflowed the stack, as rules do that lead to themselves",
+}
+
+
+def explain(end: str) -> str:
+    """How the process ended, with what usually ends it so."""
+    return f"{end}: {_ENDS[end]}" if end in _ENDS else end
 
 
 class Process(Protocol):
@@ -114,7 +127,7 @@ class Engine:
         except TimeoutError:
             raise EngineError(f"no answer in {limit_s:.0f} s") from None
         except (ConnectionError, EOFError):
-            raise EngineError(f"ended while it was asked ({await self._process.stop()})") from None
+            raise EngineError(f"ended while it was asked ({explain(await self._process.stop())})") from None
         if kind == worker.REFUSAL:
             raise BadPolicyError(answer.strip())
         return answer

@@ -264,7 +264,7 @@ f(x) := y { y := f(x) }
             assert loop.result().code == Code.INTERNAL
             assert "limit" in loop.result().message
             code, text = await refusal(agent.exec(container, "crash", "id"))
-            assert (code, "signal 11" in text) == (Code.INTERNAL, True), text
+            assert (code, "signal 11: the policy overflowed the stack" in text) == (Code.INTERNAL, True), text
             code, text = await refusal(agent.exec(container, "c", "id"))
             assert code == Code.PERMISSION_DENIED, text
 

@@ -110,6 +110,27 @@ def test_reader_that_goes_away_is_forgotten_and_one_too_many_is_turned_away() ->
     run_async(body())
 
 
+def test_reader_that_is_far_behind_gives_its_place_to_one_that_comes() -> None:
+    """Of the end of a killed reader a VMM's vsock device may never tell."""
+
+    async def body() -> None:
+        async with rig(buffer_bytes=4096, history_bytes=16) as made:
+            readers = [await made.dial() for _ in range(READERS)]
+            made.port.write(b"hello\n")
+            assert [await anext(reader) for reader in readers] == [b"hello"] * READERS
+            while not made.port.dropped:  # the first one reads no more
+                made.port.write(b"x" * 1000 + b"\n")
+                for reader in readers[1:]:
+                    await anext(reader)
+            late = await made.dial()
+            made.port.write(b"news\n")
+            assert await anext(late) == b"news"
+            assert await anext(readers[1]) == b"news", "who reads keeps its place"
+            assert [line async for line in await made.dial()] == []
+
+    run_async(body())
+
+
 @pytest.mark.parametrize(("peer", "host"), [((2, 5), True), ((3, 5), False), ((1, 5), False), ("", True)])
 def test_on_vsock_only_the_host_may_read(peer: object, host: bool) -> None:
     assert is_host(peer) == host

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kata_agent.debug_console import SESSIONS
 from kata_host.connect import open_caller
-from kata_host.guest_port import LOG_PORT, dial_port, find_port_address, read_lines
+from kata_host.guest_port import CONSOLE_PORT, LOG_PORT, dial_port, find_port_address, read_lines
 from kata_host.sandbox_service import SandboxService
 from kata_host.spans import find_trace_address, listen_for_spans, receive_spans
 from kata_host.vm.console import find_trouble
 from kata_protocols import services
 from kata_protocols.aio.client import Client
+from kata_protocols.aio.hangup import hanging_up
 from kata_protocols.span import Span
 from kata_testing.guest import run_tool
 from kata_testing.wire import run_async
@@ -139,6 +141,25 @@ def test_shell_in_the_guest_has_a_terminal_and_shows_the_settings_with_their_sou
     assert "pid1-init" in shown
     row = next(line.split() for line in shown.splitlines() if line.startswith("log_vport"))
     assert row == ["log_vport", "vsock://-1:1025", "kernel", "command", "line"]
+
+
+def test_shells_whose_clients_left_without_reading_are_ended(machine: Machine) -> None:
+    """More of them than there may be at once: the vsock device tells the guest of each."""
+
+    async def leave() -> None:
+        address = find_port_address(machine.address, CONSOLE_PORT)
+        with hanging_up(await dial_port(address, "agent.debug_console_vport=1026")) as connection:
+            readable = asyncio.Event()
+            asyncio.get_running_loop().add_reader(connection, readable.set)
+            await readable.wait()
+            asyncio.get_running_loop().remove_reader(connection)
+
+    async def body() -> None:
+        for _ in range(3 * SESSIONS):
+            await leave()
+
+    run_async(body(), DEADLINE_S)
+    assert "pid1-init" in tool(machine, "console", typed="echo pid1-$(cat /proc/1/comm)\n")
 
 
 def test_why_shows_what_an_agent_was_asked_before_it_was_killed(machine: Machine) -> None:

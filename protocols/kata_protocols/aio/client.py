@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from kata_protocols.aio.client_stream import ClientStream
+from kata_protocols.aio.hangup import take_leave
 from kata_protocols.aio.transport import Transport
 from kata_protocols.status import KNOWN_CODES, Code, StatusError
 from kata_protocols.ttrpc.connection import Connection
@@ -47,6 +48,7 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(0)
         self._loop = asyncio.get_running_loop()
+        self._sock = sock
         self._codec = Connection(Role.CLIENT)
         self._waiters: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, ClientStream] = {}
@@ -232,6 +234,8 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connection; calls that wait fail."""
+        if not self._transport.closed:
+            take_leave(self._sock)
         self._transport.abort()
         await self._gone.wait()
 

@@ -13,6 +13,7 @@ from kata_host.cli.stdio import read_ready, write_all
 from kata_host.cli.target import add_target_options
 from kata_host.cli.terminal import on_resize, raw_mode, read_size
 from kata_host.guest_port import CONSOLE_PORT, dial_port
+from kata_protocols.aio.hangup import hanging_up
 from kata_protocols.console import encode_size, escape
 
 _STDIN, _STDOUT = 0, 1
@@ -45,7 +46,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 async def run(options: argparse.Namespace) -> int:
     """Join this terminal and the shell until one of them ends."""
-    with await dial_port(find_port(options), SETTINGS) as connection:
+    with hanging_up(await dial_port(find_port(options), SETTINGS)) as connection:
         if os.isatty(_STDIN):
             print("connected; Ctrl-] leaves", file=sys.stderr)
         await _join(connection)

@@ -15,6 +15,7 @@ from kata_host.cli.target import DIAL_TIMEOUT_S, add_target_options, find_addres
 from kata_host.connect import connect
 from kata_host.guest_port import LOG_PORT, dial_port, read_lines
 from kata_host.session import SessionReader, open_session
+from kata_protocols.aio.hangup import hanging_up
 
 _SAME_FOR_ALL = ("version", "pid", "name", "source")
 _EPILOG = """examples:
@@ -79,7 +80,7 @@ async def print_agent_log(options: argparse.Namespace) -> int:
     """Print the agent's log until it hangs up; with `--follow` dial again, for as long as somebody listens."""
     address = find_port(options)
     while True:
-        with await dial_port(address, f"agent.log_vport={LOG_PORT}") as connection:
+        with hanging_up(await dial_port(address, f"agent.log_vport={LOG_PORT}")) as connection:
             async for line in read_lines(connection):
                 text = line if options.json else format_record(line)
                 await write_all(sys.stdout.fileno(), text + b"\n")
