@@ -1,9 +1,10 @@
 """A confidential data hub for tests: a process of its own that serves `api.*` over ttRPC and does as it is told.
 
 `python -m kata_testing.fake_hub SOCKET [ROOT]`; needs `kata_protocols` alone, so that it also runs in the guest. What
-it does with an image is in the image's name: `lie` says that it was pulled, `refuse` answers with a status, `slow`
-never answers, `die` ends the process, every other name gets a root: `copy` a copy of ROOT, others a mount of it (a
-tmpfs with the file `image` without ROOT). A line on standard output tells each call, and that it listens.
+it does with an image is in the image's name: `lie` says that it was pulled, `refuse` answers with a status, `babble`
+with what is no message, `slow` never answers, `die` ends the process, every other name gets a root: `copy` a copy of
+ROOT, others a mount of it (a tmpfs with the file `image` without ROOT). A line on standard output tells each call, and
+that it listens.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Hub:
             os._exit(EXIT_STATUS)
         if "slow" in name:
             await asyncio.Event().wait()
+        if "babble" in name:
+            return Nonsense()
         if "lie" not in name:
             make_root(f"{request.bundle_path}/rootfs", self._root, copy="copy" in name)
         return answer("ImagePullService", "PullImage")
@@ -86,6 +89,13 @@ def make_root(target: str, root: str, *, copy: bool) -> None:
     if not root:
         with open(f"{target}/image", "w", encoding="utf-8") as file:
             file.write("pulled")
+
+
+class Nonsense:
+    """An answer that is no message of the call."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        return b"\xff" * 20
 
 
 def answer(service: str, method: str, **fields: Any) -> Any:

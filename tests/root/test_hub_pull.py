@@ -113,6 +113,7 @@ def test_image_is_pulled_into_the_bundle_and_its_root_goes_with_the_container() 
         ("refuse", AgentError, "pull image refuse: the confidential data hub says PERMISSION_DENIED: the image is"),
         ("lie", WrongState, f"{BUNDLE}/rootfs: the image was reported as pulled, but there is no root"),
         ("die", AgentError, "pull image die: the confidential data hub went away"),
+        ("babble", AgentError, "pull image babble: the confidential data hub's answer does not parse"),
         ("slow", TimedOut, r"pull image slow: waited 0\.3 s \(agent\.image_pull_timeout\) for the confidential data"),
     ],
 )  # fmt: skip
@@ -223,6 +224,11 @@ def test_other_calls_of_the_hub() -> None:
         ({"driver_options": ()}, "no driver option image_guest_pull=JSON"),
         ({"driver_options": ("image_guest_pull=nope",)}, "is no JSON object with metadata"),
         ({"driver_options": ('image_guest_pull=["x"]',)}, "is no JSON object with metadata"),
+        ({"driver_options": ("image_guest_pull=" + "[" * 100000,)}, "is no JSON object with metadata"),
+        (
+            {"driver_options": ('image_guest_pull={"metadata": {"io.kubernetes.cri.container-type": []}}',)},
+            "is no JSON object with metadata",
+        ),
         ({"source": ""}, "the source is empty"),
     ],
 )  # fmt: skip

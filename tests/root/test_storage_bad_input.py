@@ -89,6 +89,10 @@ ROWS = {
         storage("ephemeral", "tmpfs", "tmpfs", "x", "fsgid=wheel"),
         "fsgid=wheel: a group's number is needed",
     ),
+    "group for what cannot be written": (
+        storage("virtio-fs", "x", "tmpfs", "x", "ro", fs_group=pb.FSGroup(group_id=5)),
+        f"give to group 5 {BASE}/x: EROFS: Read-only file system",
+    ),
     "huge pages without a size": (
         storage("ephemeral", "nodev", "hugetlbfs", "x", "pagesize=2097152"),
         "huge pages: size=BYTES is needed among the options ['pagesize=2097152']",

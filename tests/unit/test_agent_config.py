@@ -229,6 +229,15 @@ def test_file_that_is_not_there_not_text_or_too_large_is_told(write: Write, tmp_
         files.read_files(write("#" * (1 << 20) + "\n"))
 
 
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000], ids=["nesting", "digits"]
+)
+def test_file_beyond_the_parser_s_own_bounds_is_told_and_ends_no_agent(write: Write, text: str) -> None:
+    path = write(text)
+    with pytest.raises(config.SettingsFileError, match=path):
+        files.read_files(path)
+
+
 def test_drop_ins_are_merged_in_the_order_of_their_names(write: Write) -> None:
     path = write('log_level = "warn"\nno_proxy = "a"\nhotplug_timeout = { secs = 9, nanos = 0 }\n')
     write('log_level = "error"\n', "20-later.toml")

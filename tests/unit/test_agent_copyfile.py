@@ -167,6 +167,11 @@ def test_path_that_does_not_lie_plainly_below_the_root_is_refused(root: Path, pa
         copy(root, Piece(path.format(root=root), 0, REGULAR))
 
 
+def test_link_to_a_name_that_cannot_be_is_refused_by_its_path(root: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"/l: the link's target contains a NUL"):
+        copy(root, Piece(f"{root}/l", 0, stat.S_IFLNK | 0o777, data=b"a\0b"))
+
+
 @pytest.mark.parametrize(
     ("offset", "size", "data"), [(-1, 1, b"x"), (0, -1, b""), (0, 1, b"xy"), (1, 1, b"x")]
 )

@@ -61,6 +61,7 @@ def test_sizes_are_found_in_any_order(options: tuple[str, ...], expected: tuple[
         ("pagesize=1",),
         ("pagesize=1,size-1=2",),
         ("pagesize=2M,size=4",),
+        (f"pagesize={'1' * 5000},size=4",),
         ("pagesize=0,size=4",),
     ],
 )

@@ -170,6 +170,8 @@ def test_a_dmverity_volume_is_a_disk_with_words() -> None:
         (["source_type=virtio_pci"], "verity_info: JSONDecodeError"),
         (["source_type=scsi", "verity_info={}"], "verity_info: KeyError: 'hash'"),
         (["source_type=pmem", "verity_info=[]"], "verity_info: TypeError"),
+        (["source_type=pmem", "verity_info=" + "[" * 100000], "verity_info: RecursionError"),
+        (["source_type=pmem", 'verity_info={"hash": "a", "offset": 1e999}'], "verity_info: OverflowError"),
     ],
 )
 def test_a_dmverity_volume_without_its_description_is_refused(options: list[str], text: str) -> None:

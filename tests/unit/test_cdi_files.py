@@ -137,6 +137,7 @@ def test_yaml_that_json_could_not_say_is_refused_with_its_line(text: str, line: 
         (b"{}\n\xff", 2, "byte 0xff is not UTF-8"),
         (b"", 1, "not JSON"),
         (b"[" * 100000, 0, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", 0, "a number of thousands of digits"),
     ],
 )
 def test_json_that_is_none_is_refused_with_its_line(data: bytes, line: int, problem: str) -> None:

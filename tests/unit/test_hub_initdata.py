@@ -48,6 +48,8 @@ def test_document_of_a_disk_is_read_measured_and_installed(tmp_path):
         (pack(bytes(initdata.LIMIT_BYTES + 1)), "more than 16777216 bytes when unpacked"),
         (pack(b"version = "), "not TOML: "),
         (pack(b"\xff"), "not TOML: "),
+        (pack(b"a = " + b"[" * 5000), "not TOML: "),
+        (pack(b"a = " + b"9" * 5000), "not TOML: "),
         (pack(b"algorithm = 'sha256'"), "version None: 0.1.0 is known"),
         (pack(b"version = '0.1.0'\nalgorithm = 'md5'"), "algorithm 'md5': one of sha256, sha384, sha512"),
         (

@@ -101,6 +101,8 @@ def read_file(path: str) -> File:
         return File(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise SettingsFileError(f"{path} {locate(text, str(error))}") from None
+    except (ValueError, RecursionError) as error:  # numbers and nesting beyond Python's own bounds
+        raise SettingsFileError(f"{path}: {error}") from None
 
 
 def locate(text: str, message: str) -> str:

@@ -127,6 +127,8 @@ def make_directory(parent: int, name: str, piece: Piece) -> None:
 
 def make_link(parent: int, name: str, piece: Piece) -> None:
     """A symbolic link in place of whatever is there, at once: hosts switch `..data` of a ConfigMap so."""
+    if b"\0" in piece.data:
+        raise InvalidRequest(f"{piece.path}: the link's target contains a NUL")
     temporary = temporary_name(name, _LINK_SUFFIX)
     tree.remove(parent, temporary)
     os.symlink(piece.data, temporary, dir_fd=parent)

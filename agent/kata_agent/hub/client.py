@@ -10,6 +10,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
 from kata_agent.deadline import bound
 from kata_agent.errors import AgentError, NotSupported, TimedOut
 from kata_agent.hub.probe import HUB_SOCKET
@@ -104,6 +106,8 @@ class Hub:
                 raise TimedOut(f"{what}: waited {seconds:.1f} s ({whose}) for {waiting}") from None
             text = f"{what}: the confidential data hub says {error.code.name}: {error.message}"
             raise AgentError(text) from None
+        except DecodeError:
+            raise AgentError(f"{what}: the confidential data hub's answer does not parse") from None
         except ConnectionLostError:
             raise AgentError(f"{what}: the confidential data hub went away{self._tell_end()}") from None
 

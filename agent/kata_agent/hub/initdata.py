@@ -77,7 +77,7 @@ def parse(text: bytes) -> Initdata:
 
     try:
         document = tomllib.loads(text.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's own bounds
         raise InitdataError(f"not TOML: {error}") from None
     if document.get("version") != VERSION:
         raise InitdataError(f"version {document.get('version')!r}: {VERSION} is known")

@@ -99,8 +99,7 @@ def _apply(op: ops.Op, done: list[Undo]) -> None:
             hugepool.reserve(page_size, pages)
             done.append(ReturnPages(page_size, pages))
         case ops.ChangeGroup(path, gid, read_only, on_mismatch_only):
-            with place.open_place(path) as opened:
-                group.change_group(opened, gid, read_only=read_only, on_mismatch_only=on_mismatch_only)
+            _change_group(path, gid, read_only=read_only, on_mismatch_only=on_mismatch_only)
         case ops.SetAccess(path, gid, mode, add):
             _set_access(path, gid, mode, add)
         case _:
@@ -150,6 +149,15 @@ def _bind(source: str, target: str, *, recursive: bool) -> None:
         raise
     finally:
         os.close(shown)
+
+
+def _change_group(path: str, gid: int, *, read_only: bool, on_mismatch_only: bool) -> None:
+    with place.open_place(path) as opened:
+        try:
+            group.change_group(opened, gid, read_only=read_only, on_mismatch_only=on_mismatch_only)
+        except OSError as error:  # it names a descriptor, which tells nobody anything
+            number = error.errno or 0
+            raise OSError(number, f"give to group {gid}: {os.strerror(number)}", path) from error
 
 
 def _mount_filesystem(op: ops.MountFilesystem) -> None:

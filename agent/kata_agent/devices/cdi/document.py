@@ -16,6 +16,9 @@ _YAML = "tag:yaml.org,2002:"
 _TEXTS = frozenset({"str", "timestamp", "int", "float", "bool", "value", "merge", "!"})
 
 
+_SHOWN = 80
+
+
 class Unreadable(Exception):
     """The text is neither notation; `line` counts from 1, 0 where unknown."""
 
@@ -68,6 +71,8 @@ def _parse_json(text: str) -> Any:
         raise Unreadable(f"not JSON: {error.msg}", error.lineno) from None
     except RecursionError:
         raise Unreadable("not a CDI file: nested too deeply") from None
+    except ValueError:  # Python's own bound on the digits of a number, which tells no place
+        raise Unreadable("not a CDI file: a number of thousands of digits") from None
 
 
 def _parse_yaml(text: str) -> Any:
@@ -147,4 +152,4 @@ def _integer(text: str, line: int) -> int:
     try:
         return int(digits, 8 if octal else 0)
     except ValueError:
-        raise Unreadable(f"{text!r} is no number", line) from None
+        raise Unreadable(f"{text[:_SHOWN]!r} is no number", line) from None

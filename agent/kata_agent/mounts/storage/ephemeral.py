@@ -13,6 +13,7 @@ from kata_agent.mounts.storage.driver import observe
 from kata_agent.mounts.storage.request import StorageRequest
 
 SET_GROUP_ID = 0o2000
+_DIGITS = 20  # of 64 bits; Python refuses numbers of thousands of digits in words of its own
 
 
 def plan_storage(storage: StorageRequest) -> tuple[ops.Op, ...]:
@@ -41,7 +42,7 @@ def parse_sizes(options: tuple[str, ...]) -> tuple[int, int]:
     found = []
     for key in ("pagesize", "size"):
         values = option.find_values(words, key)
-        if not values or not (values[-1].isascii() and values[-1].isdecimal()):
+        if not values or not (values[-1].isascii() and values[-1].isdecimal() and len(values[-1]) <= _DIGITS):
             raise InvalidRequest(f"huge pages: {key}=BYTES is needed among the options {list(options)}")
         found.append(int(values[-1]))
     if found[0] == 0:

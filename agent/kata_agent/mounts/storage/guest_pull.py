@@ -51,7 +51,7 @@ def parse(storage: StorageRequest) -> Pull:
     try:
         metadata = json.loads(words[0]).get("metadata") or {}
         kinds = {metadata.get(name) for name in CONTAINER_TYPES}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise InvalidRequest(f"{DRIVER}: driver option {OPTION} is no JSON object with metadata") from None
     if not storage.source:
         raise InvalidRequest(f"{DRIVER}: the source is empty: the image's name is needed")

@@ -188,7 +188,7 @@ def from_volume(storage: StorageRequest) -> StorageRequest:
             "blocksize": int(info["blocksize"]),
             "hashsize": int(info["hashsize"]),
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"{DRIVER}: verity_info: {type(error).__name__}: {error}") from None
     options = (*storage.options, f"{ENABLED}true", *(f"{_KEY}{key}={value}" for key, value in words.items()))
     return storage._replace(driver=_SOURCE_TYPES[kind], options=options)
