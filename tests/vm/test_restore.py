@@ -133,6 +133,12 @@ def test_a_full_disk_is_told_leaves_nothing_and_the_machine_goes_on(source: Sour
     )
     assert list(small_disk.iterdir()) == []
     asyncio.run(source.check_ticking())
+    (small_disk / "mine").touch()
+    done = source.snapshot(small_disk / "mine")
+    assert done.stderr.decode().endswith(
+        f"{small_disk}/mine: is there already; remove it, or name another folder\n"
+    )
+    assert b"halt" not in done.stderr
 
 
 def test_who_is_killed_while_he_saves_leaves_nothing_half_done_and_the_machine_goes_on(
@@ -226,7 +232,19 @@ def find_rights(pid: int, path: Path) -> list[str]:
     return [line.split()[1] for line in lines if line.endswith(f" {path}")]
 
 
-def test_a_copy_can_be_saved_in_turn(
+async def take_back(vm: QemuVm, folder: Path, at: str) -> None:
+    """Begin a snapshot and give it up at a step."""
+
+    def note(step: str) -> None:
+        if step == at:
+            taking.cancel()
+
+    taking = asyncio.create_task(Snapshot(vm, note).take(folder))  # noqa: TID251 - it cancels itself
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+
+
+def test_a_snapshot_can_be_taken_back_and_a_copy_be_saved_in_turn(
     source: Source, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KATA_VM_DIR", str(source.vm_dir))
@@ -234,12 +252,16 @@ def test_a_copy_can_be_saved_in_turn(
     async def run() -> Seen:
         async with asyncio.timeout(DEADLINE_S):
             async with restore(saved) as copy:
+                for step in ("bring the guest to a halt", "save"):
+                    await take_back(copy, tmp_path / "taken back", step)
+                # A guest that had been left at a halt would refuse.
                 again = await Snapshot(copy, note=print).take(tmp_path / "again")
             assert again.inside
             async with restore(read_saved(again.folder)) as second:
                 return await look_at(second, source.ticks[-1])
 
     check_clock(asyncio.run(run()))
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
 def test_a_copy_can_be_given_a_share_and_vsock(source: Source, saved: Saved) -> None:

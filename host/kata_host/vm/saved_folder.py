@@ -63,10 +63,15 @@ class Draft:
 @contextmanager
 def open_draft(folder: Path) -> Iterator[Draft]:
     """Unnamed files for a saved machine that is to be `folder`, which must not exist. Raises `VmError`, OSError."""
-    if os.path.lexists(folder):
-        raise VmError(f"{folder}: is there already; remove it, or name another folder")
+    check_free(folder)
     with _open_unnamed(folder.parent) as memory, _open_unnamed(folder.parent) as state:
         yield Draft(memory.fileno(), state.fileno())
+
+
+def check_free(folder: Path) -> None:
+    """VmError when there is something already."""
+    if os.path.lexists(folder):
+        raise VmError(f"{folder}: is there already; remove it, or name another folder")
 
 
 def publish(draft: Draft, saved: Saved) -> None:

@@ -15,6 +15,7 @@ from kata_host.vm.base import VmError
 from kata_host.vm.finishing import finish
 from kata_host.vm.qemu import QemuVm
 from kata_host.vm.saved import Saved, check_savable, resume, save
+from kata_host.vm.saved_folder import check_free
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import StatusError
 
@@ -29,23 +30,23 @@ class Snapshot:
     def __init__(self, vm: QemuVm, note: Note) -> None:
         self._vm = vm
         self._note = note
+        self._standing = False
 
     async def take(self, folder: Path, *, freeze_filesystems: bool = False) -> Saved:
         """Take it. Raises `VmError`, StatusError of an agent that cannot halt; the machine goes on in every case."""
         await check_savable(self._vm)
-        await self._quiesce(freeze_filesystems=freeze_filesystems)
-        standing = True
+        check_free(folder)
 
         async def go_on() -> None:
-            nonlocal standing
-            standing = False
+            self._standing = False
             await finish(self._go_on())
 
         try:
+            await finish(self._quiesce(freeze_filesystems=freeze_filesystems))
             self._note("save")
             return await save(self._vm, folder, captured=go_on)
         except BaseException as exc:
-            if standing:
+            if self._standing:
                 await finish(self._go_on_after(exc))
             raise
 
@@ -54,6 +55,7 @@ class Snapshot:
         request = pb.QuiesceRequest(freeze_filesystems=freeze_filesystems)
         async with await open_caller(self._vm.address, timeout_s=DIAL_TIMEOUT_S) as client:
             done = await SandboxService(client).quiesce(request)
+        self._standing = True
         for step in done.steps:
             self._note(f"{step.name}: {step.note or 'done'} ({step.duration_us / 1000:.1f} ms)")
 
