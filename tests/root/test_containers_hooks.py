@@ -102,6 +102,7 @@ def test_a_failing_hook_fails_no_call_and_is_logged_with_its_output(tmp_path, ki
             failing = [
                 hook("echo because of this >&2; exit 3"),
                 oci_pb2.Hook(Path="/no/such/hook", Args=["x"]),
+                oci_pb2.Hook(Path=""),
                 hook(f"touch {tmp_path}/after"),
             ]
             container = await make(agent, **{kind: failing})
@@ -111,6 +112,7 @@ def test_a_failing_hook_fails_no_call_and_is_logged_with_its_output(tmp_path, ki
             name = kind[0].lower() + kind[1:]
             assert f"{name} /bin/sh: ended with status 3: because of this" in log
             assert f"{name} /no/such/hook: cannot be run: No such file or directory" in log
+            assert f"{name} : cannot be run: " in log
 
     run_async(body())
 

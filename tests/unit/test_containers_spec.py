@@ -179,6 +179,8 @@ def test_capabilities_come_in_any_spelling():
         {"rlimits": [{"type": "RLIMIT_SILLY"}]},
         {"args": ["a\0b"]},
         {"env": ["A=\0"]},
+        {"oomScoreAdj": 1001},
+        {"oomScoreAdj": -(2**63)},
     ],
 )
 def test_a_process_that_cannot_be_is_refused(process):
@@ -261,7 +263,7 @@ def test_both_notations_of_a_cgroup_path(given, path):
     assert plan_path(given, "cid") == path
 
 
-@pytest.mark.parametrize("given", ["/", "/a/../b", "..", "/./x"])
+@pytest.mark.parametrize("given", ["/", "/a/../b", "..", "/./x", "/a\0b"])
 def test_a_path_that_names_no_cgroup_is_refused(given):
     with pytest.raises(InvalidRequest, match="does not name a cgroup"):
         plan_path(given, "cid")

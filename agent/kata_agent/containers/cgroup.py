@@ -18,7 +18,7 @@ def plan_path(cgroups_path: str, container_id: str) -> str:
     """The path below the hierarchy's root, from OCI's cgroupsPath: `/a/b` or `slice:prefix:name`."""
     path = "/" + (cgroups_path or container_id).replace(":", "/").strip("/")
     parts = path.split("/")[1:]
-    if ".." in parts or "." in parts or not parts[0]:
+    if ".." in parts or "." in parts or not parts[0] or "\0" in path:
         raise InvalidRequest(f"cgroupsPath {cgroups_path!r} does not name a cgroup")
     return "/" + "/".join(part for part in parts if part)
 

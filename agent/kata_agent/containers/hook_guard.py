@@ -38,8 +38,8 @@ def run(path: str, argv: list[str], environment: dict[str, str], timeout_s: floa
         pid = os.posix_spawn(
             path, argv, environment, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=_DEFAULTED
         )
-    except OSError as error:
-        return f"cannot be run: {error.strerror}"
+    except (OSError, ValueError) as error:  # an empty path or first argument is a ValueError
+        return f"cannot be run: {error.strerror if isinstance(error, OSError) else error}"
     os.close(write_end)
     output = bytearray()
     ended = follow(pid, read_end, output, timeout_s)

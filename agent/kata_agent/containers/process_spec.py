@@ -55,7 +55,7 @@ def complete(process: Process) -> Process:
         env=_plan_environment(process.get("env") or []),
         terminal=bool(process.get("terminal")),
         # absent, the container would inherit the agent's own score, which protects the agent
-        oomScoreAdj=process.get("oomScoreAdj") or 0,
+        oomScoreAdj=_check_score(process.get("oomScoreAdj") or 0),
         rlimits=_check_rlimits(process.get("rlimits") or []),
     )
     if not all((process.get("consoleSize") or {}).values()):
@@ -76,6 +76,12 @@ def complete_exec(process: Process, container_process: Process) -> Process:
     if not filled.get("oomScoreAdj"):
         filled["oomScoreAdj"] = container_process.get("oomScoreAdj") or 0
     return complete(filled)
+
+
+def _check_score(score: int) -> int:
+    if not -1000 <= score <= 1000:
+        raise InvalidRequest(f"oomScoreAdj {score}: -1000 to 1000 is what the kernel takes")
+    return score
 
 
 def _plan_capabilities(sets: dict[str, list[str]]) -> dict[str, list[str]]:
