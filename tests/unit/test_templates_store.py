@@ -155,6 +155,18 @@ def test_a_disk_that_is_full_leaves_the_old_template(tmp_path: Path) -> None:
     assert len(data(store)) == 1
 
 
+def test_a_disk_without_room_for_a_line_is_told_by_name_and_keeps_no_folder(
+    store: TemplateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{store.root}/data-\w+/lock'"):
+        make(store)
+    assert data(store) == []
+
+
 def test_two_makers_of_one_name_do_not_meet(store: TemplateStore) -> None:
     with store.draft("one") as draft:
         with pytest.raises(TemplateError, match=rf"template one: process {os.getpid()} is making it; wait"):

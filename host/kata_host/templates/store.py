@@ -149,7 +149,7 @@ class TemplateStore:
         """A folder for the data of a template to be; gone again unless it is published. Raises `TemplateError`."""
         path = self._path(name)
         try:
-            make_private(self.root, f"set {VARIABLE}")
+            make_private(self.root, f"name another with --template-dir, or set {VARIABLE}")
         except StateError as error:
             raise TemplateError(str(error)) from error
         with lock_root(self.root):
@@ -159,9 +159,11 @@ class TemplateStore:
             self._refuse_second(name)
             folder = self.root / f"{_DATA}{secrets.token_hex(6)}"
             folder.mkdir(mode=0o700)
-            fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(fd, f"{name} {os.getpid()}\n".encode())
+            try:
+                fd = _make_lock(folder, f"{name} {os.getpid()}\n")
+            except OSError:
+                shutil.rmtree(folder)
+                raise
         try:
             yield Draft(self, name, folder, fd)
         finally:
@@ -174,7 +176,7 @@ class TemplateStore:
         draft = self.root / f".{path.name}"
         with lock_root(self.root):
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "w") as file:
+            with _naming(draft), open(fd, "w") as file:
                 file.write(json.dumps(manifest.dump(), indent=1) + "\n")
             self.sync(draft)
             fcntl.flock(lock_fd, fcntl.LOCK_SH)
@@ -228,6 +230,29 @@ class TemplateStore:
         except StateError as error:
             raise TemplateError(str(error)) from error
         return self.root / f"{name}{_SUFFIX}"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Of a full disk write(2) tells without saying where."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _make_lock(folder: Path, text: str) -> int:
+    """A descriptor that holds a new folder for its maker alone. Raises OSError."""
+    path = folder / _LOCK
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _naming(path):
+            os.write(fd, text.encode())
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _try_lock(folder: Path, how: int) -> int | None:

@@ -93,8 +93,8 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def open_state(name: str | None, root: Path | None = None) -> VmState:
-    """A new, locked folder; stale ones are swept first. A name that is in use is refused."""
+def open_state(name: str | None, root: Path | None = None, *, taken: str | None = None) -> VmState:
+    """A new, locked folder; stale ones are swept first. A name that is in use is refused: in the words of `taken`."""
     root = make_private(root or find_state_root())
     chosen = name or f"vm-{secrets.token_hex(4)}"
     check_name(chosen, "a machine's name")
@@ -107,7 +107,8 @@ def open_state(name: str | None, root: Path | None = None) -> VmState:
             path.mkdir(mode=0o700)
         except FileExistsError:
             raise StateError(
-                f"a machine named {chosen!r} is running; stop it with: kata-agent-ctl vm stop {chosen}"
+                taken
+                or f"a machine named {chosen!r} is running; stop it with: kata-agent-ctl vm stop {chosen}"
             ) from None
         lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from kata_host.vm.state import check_name, open_state
 LOG = "keepers.log"
 DEFAULT_SIZE = 2
 MAX_SIZE = 64
+LONGEST_NAME = 32 - len(POOL_PREFIX)  # its folder is one of a machine's name
 
 _EPILOG = """examples:
   kata-agent-ctl vm pool --template small --size 4       until Ctrl-C, which gives all back that nobody took
@@ -54,11 +55,22 @@ def add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     pool.set_defaults(run=run_pool)
 
 
+def _check_pool_name(name: str) -> str:
+    """A name which is a machine's, too, with the prefix. Raises `CliError`, `StateError`."""
+    check_name(name, "a pool's name")
+    if len(name) > LONGEST_NAME:
+        raise CliError(
+            f"{name}: a pool's name is up to {LONGEST_NAME} letters; give it a shorter one with --name",
+            status=2,
+        )
+    return name
+
+
 async def run_pool(options: argparse.Namespace) -> int:
     """Keep the pool until a signal, or until no machine can be restored any more."""
     if options.size > MAX_SIZE:
         raise CliError(f"--size {options.size}: at most {MAX_SIZE}", status=2)
-    name = check_name(options.name or options.template, "a pool's name")
+    name = _check_pool_name(options.name or options.template)
     root = find_template_root(options.template_dir)
     with TemplateStore(root).open(options.template):
         pass  # one that is not there is told at once
@@ -67,7 +79,8 @@ async def run_pool(options: argparse.Namespace) -> int:
     def tell(text: str) -> None:
         print(f"pool {name}: {text}", flush=True)
 
-    with open_state(f"{POOL_PREFIX}{name}") as state, open_window(state.file(SOCKET)) as window:
+    taken = f"a pool named {name!r} runs already; end that one with Ctrl-C, or give this one another --name"
+    with open_state(f"{POOL_PREFIX}{name}", taken=taken) as state, open_window(state.file(SOCKET)) as window:
         pool = Pool(options.size, lambda: HeldVm.start(order, state.file(LOG)), tell)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(serve(window, pool))
