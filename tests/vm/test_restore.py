@@ -63,8 +63,8 @@ class Source:
     address: str
     ticks: list[int]
 
-    def snapshot(self, folder: Path) -> subprocess.CompletedProcess[bytes]:
-        arguments = ("vm", "snapshot", "source", str(folder), "--json")
+    def snapshot(self, folder: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+        arguments = ("vm", "snapshot", "source", str(folder), "--json", *options)
         return run_tool(*arguments, vm_dir=self.vm_dir, timeout_s=TOOL_TIMEOUT_S)
 
     async def check_ticking(self) -> None:
@@ -160,6 +160,22 @@ def test_who_is_killed_while_he_saves_leaves_nothing_half_done_and_the_machine_g
     assert left in ({"next"}, {"next", "killed"})
     if "killed" in left:  # the machine was captured before the kill was seen: then it is there whole
         read_saved(folder)
+
+
+def test_what_was_plugged_is_refused_by_name_or_unplugged_on_request(source: Source, tmp_path: Path) -> None:
+    disk, folder = tmp_path / "disk.img", tmp_path / "saved"
+    disk.write_bytes(bytes(1 << 20))
+    plug = ("vm", "plug", "source", "extra", "disk", str(disk))
+    assert run_tool(*plug, vm_dir=source.vm_dir, timeout_s=TOOL_TIMEOUT_S).returncode == 0
+    refused = source.snapshot(folder)
+    assert refused.returncode == 1
+    assert "source: extra came after its start and would be missing in copies" in refused.stderr.decode()
+    done = source.snapshot(folder, "--unplug")
+    assert done.returncode == 0, done.stderr.decode()
+    told = "unplugged extra: copies would miss it, and the machine goes on without it"
+    assert told in done.stderr.decode().splitlines()
+    assert read_saved(folder).memory.exists()
+    asyncio.run(source.check_ticking())
 
 
 @dataclass(frozen=True)

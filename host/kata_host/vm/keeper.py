@@ -100,8 +100,14 @@ def _answers(vm: QemuVm) -> Any:
         from kata_host.vm.snapshot import Snapshot  # few are asked
 
         match request:
-            case {"call": "snapshot", "folder": str(folder), "freeze_filesystems": bool(freeze)}:
-                saved = await Snapshot(vm, note).take(Path(folder), freeze_filesystems=freeze)
+            case {
+                "call": "snapshot",
+                "folder": str(folder),
+                "freeze_filesystems": bool(freeze),
+                "unplug": bool(unplug),
+            }:
+                snapshot = Snapshot(vm, note)
+                saved = await snapshot.take(Path(folder), freeze_filesystems=freeze, unplug=unplug)
                 return {"folder": str(saved.folder)}
         raise VmError(f"the machine's keeper, maybe of another version, knows no call {request}")
 

@@ -53,3 +53,9 @@ async def find_plugged(machine: Machine, config: VmConfig) -> tuple[str, ...]:
     }
     there: Any = await machine.execute("qom-list", {"path": "/machine/peripheral"})
     return tuple(sorted(entry["name"] for entry in there if entry["name"] not in {*first, "type"}))
+
+
+async def find_unpluggable(machine: Machine, config: VmConfig) -> tuple[str, ...]:
+    """Those of them that can be pulled: what is behind a copy's vsock and share ends with its connection, and the
+    machine with it."""
+    return tuple(name for name in await find_plugged(machine, config) if name not in _OWN_PORTS)

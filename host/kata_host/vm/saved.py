@@ -135,7 +135,8 @@ async def check_savable(vm: QemuVm) -> None:
     if there := await own_devices.find_plugged(vm, vm.config):
         names = ", ".join(there)
         raise VmError(
-            f"{vm.name}: {names} came after its start and would be missing in copies; unplug that first"
+            f"{vm.name}: {names} came after its start and would be missing in copies; unplug that first (`vm unplug`, "
+            "or `vm snapshot --unplug`)"
         )
 
 

@@ -13,8 +13,10 @@ from kata_host.connect import open_caller
 from kata_host.sandbox_service import SandboxService
 from kata_host.vm.base import VmError
 from kata_host.vm.finishing import finish
+from kata_host.vm.own_devices import find_unpluggable
+from kata_host.vm.plug import open_monitor
 from kata_host.vm.qemu import QemuVm
-from kata_host.vm.saved import Saved, check_savable, resume, save
+from kata_host.vm.saved import Saved, check_config, check_savable, resume, save
 from kata_host.vm.saved_folder import check_free
 from kata_protocols.gen import sandbox_pb2 as pb
 from kata_protocols.status import StatusError
@@ -32,10 +34,16 @@ class Snapshot:
         self._note = note
         self._standing = False
 
-    async def take(self, folder: Path, *, freeze_filesystems: bool = False) -> Saved:
-        """Take it. Raises `VmError`, StatusError of an agent that cannot halt; the machine goes on in every case."""
-        await check_savable(self._vm)
+    async def take(self, folder: Path, *, freeze_filesystems: bool = False, unplug: bool = False) -> Saved:
+        """Take it. Raises `VmError`, StatusError of an agent that cannot halt; the machine goes on in every case.
+
+        With `unplug` it goes on without what was plugged since its start.
+        """
         check_free(folder)
+        if unplug:
+            check_config(self._vm.config)
+            await self._unplug()
+        await check_savable(self._vm)
 
         async def go_on() -> None:
             self._standing = False
@@ -49,6 +57,12 @@ class Snapshot:
             if self._standing:
                 await finish(self._go_on_after(exc))
             raise
+
+    async def _unplug(self) -> None:
+        for name in await find_unpluggable(self._vm, self._vm.config):
+            async with open_monitor(self._vm.qmp_socket) as monitor:
+                await monitor.unplug(await monitor.recall(name))
+            self._note(f"unplugged {name}: copies would miss it, and the machine goes on without it")
 
     async def _quiesce(self, *, freeze_filesystems: bool) -> None:
         self._note("bring the guest to a halt")

@@ -38,6 +38,10 @@ def add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     snapshot.add_argument(
         "--freeze-filesystems", action="store_true", help="let disks take no more writes meanwhile"
     )
+    snapshot.add_argument(
+        "--unplug", action="store_true",
+        help="pull what was plugged since the VM's start first, for copies cannot have it (default: refuse)",
+    )  # fmt: skip
     snapshot.add_argument("--json", action="store_true", help="print JSON")
     snapshot.set_defaults(run=run_snapshot)
     restore = actions.add_parser("restore", help="start a copy of a VM that was saved")
@@ -62,6 +66,7 @@ async def run_snapshot(options: argparse.Namespace) -> int:
         "call": "snapshot",
         "folder": os.path.abspath(options.folder),  # noqa: ASYNC240 - asks no disk
         "freeze_filesystems": options.freeze_filesystems,
+        "unplug": options.unplug,
     }
     done = await call(socket_path, request, lambda step: print(step, file=sys.stderr, flush=True))
     print(json.dumps(done) if options.json else done["folder"])
