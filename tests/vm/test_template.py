@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -355,9 +356,12 @@ def pool(base: Base, size: int) -> Iterator[tuple[subprocess.Popen[bytes], Any]]
                 return
         raise AssertionError(f"the pool did not say {text!r}, but {said}")
 
+    late = threading.Timer(DEADLINE_S, process.kill)  # who waits for its words then hears the end
+    late.start()
     try:
         yield process, wait_told
     finally:
+        late.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
