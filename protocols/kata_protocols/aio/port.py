@@ -1,19 +1,23 @@
 """A byte channel on the event loop: a descriptor that is read, written, and interrupted.
 
 Made for a virtio port, and fit for a terminal or a connected socket. A port's other side may hang up and come back:
-meanwhile it polls as hung up all the time, so it is watched by edges until that changes. A socket's end is final.
+meanwhile it polls as hung up all the time, so it is watched by edges until that changes. It may be back before anybody
+looks: then the end that was read is all that tells. A socket's end is final.
 Must not know: what the bytes mean. Bounds: one read at a time; what a write leaves over is the owner's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import stat
 from collections.abc import Callable
 
 READ_BYTES = 64 * 1024
+# Ends in a row, without a word between them, that are taken for hosts that left and were followed at once.
+MAX_EMPTY_RETURNS = 16
 
 
 class Port:
@@ -42,6 +46,7 @@ class Port:
         self._reading = False
         self._writing = False
         self._edges: select.epoll | None = None
+        self._empty_returns = 0
 
     @property
     def interrupted(self) -> bool:
@@ -72,11 +77,13 @@ class Port:
         try:
             data = os.read(self._fd, READ_BYTES)
         except (BlockingIOError, InterruptedError):
+            self._empty_returns = 0
             return
         except OSError as error:
             self._hang_up(error)
             return
         if data:
+            self._empty_returns = 0
             self._on_data(data)
         else:
             self._hang_up(None)
@@ -120,13 +127,20 @@ class Port:
             return
         self._stop_writing()
         self._loop.remove_reader(self._fd)
-        if not self._returns or not self._is_hung_up():
+        if not self._returns or not (self._is_hung_up() or self._is_back(error)):
             self._on_end(error)
             return
         self._edges = select.epoll()
         self._edges.register(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         self._loop.add_reader(self._edges, self._look_again)
+        self._loop.call_soon(self._look_again)  # back already: there may be no edge to come
         self._on_interrupted()
+
+    def _is_back(self, error: OSError | None) -> bool:
+        """Whether it is not hung up, and yet has hung up: another host came before we looked."""
+        self._empty_returns += 1
+        hang_up = error is None or error.errno == errno.EIO  # of a virtio port, or of a terminal
+        return hang_up and self._empty_returns <= MAX_EMPTY_RETURNS
 
     def _is_hung_up(self) -> bool:
         poll = select.poll()
