@@ -257,6 +257,23 @@ def test_failed_undo_is_told_with_the_failure() -> None:
     run_in_private_mounts(body)
 
 
+@pytest.mark.parametrize("layers", ["/no/such", ":".join(f"/no/such/{number}" for number in range(40))])
+def test_refused_layers_are_told_in_the_words_of_the_kernel_s_log(layers: str) -> None:
+    def body() -> None:
+        place = f"{BASE}/p"
+        words = r"mount overlay.*overlayfs: failed to resolve '/no/such.*'.*: No such file or directory"
+        with pytest.raises(OSError, match=words) as caught:
+            apply_plan(
+                (
+                    ops.MakeDirectory(place),
+                    ops.MountFilesystem("overlay", place, "overlay", 0, f"lowerdir={layers}"),
+                )
+            )
+        assert caught.value.filename == place
+
+    run_in_private_mounts(body)
+
+
 def test_error_of_a_mount_names_the_place_and_not_a_descriptor() -> None:
     def body() -> None:
         with pytest.raises(OSError, match="mount no-such") as caught:

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from kata_linux import cgroupfs, cmdline, kmsg, mountinfo, openat2, pidfd, pipes, procfs, signalfd
+from kata_linux import (
+    cgroupfs,
+    cmdline,
+    kernel_tail,
+    kmsg,
+    mountinfo,
+    openat2,
+    pidfd,
+    pipes,
+    procfs,
+    signalfd,
+)
 from kata_linux._libc import call
 from kata_linux.record import Record
 
@@ -128,6 +139,19 @@ class TestKmsg:
         lines = path.read_text().splitlines()
         assert sum(line.count("x") for line in lines) == 3000
         assert max(len(line) for line in lines) < 1000
+
+
+class TestKernelTail:
+    def test_a_record_is_its_text_without_what_the_kernel_knows_of_the_device(self) -> None:
+        record = b"3,2859,28839521160,-;EXT4-fs (loop0): VFS: Can't find it\n SUBSYSTEM=block\n"
+        assert kernel_tail.parse_record(record) == "EXT4-fs (loop0): VFS: Can't find it"
+
+    def test_what_processes_write_is_left_out(self) -> None:
+        assert kernel_tail.parse_record(b"27,5,1,-;me: overlayfs: a lie\n") is None
+
+    def test_what_is_no_record_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="invalid literal"):
+            kernel_tail.parse_record(b"nothing")
 
 
 class TestOpenat2:

@@ -339,7 +339,7 @@ def test_devices_that_cannot_be_had_are_told_with_what_is_there_and_leave_nothin
             "PCI path '02/33': '33' is not a slot",
             "Invalid device 'vda'",
             "Failed to find the storage handler blk-ccw: CCW devices are those of s390x",
-            rf"mount ext4 {STORAGES}/empty: EINVAL",
+            rf"mount ext4; EXT4-fs \(vd[a-z]\): VFS: Can't find ext4 filesystem {STORAGES}/empty: EINVAL",
         ],
         strict=True,
     ):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from kata_agent.errors import AgentError, WrongState, describe
+from kata_agent.errors import AgentError, WrongState, describe, operation
 from kata_agent.mounts import group, hugepool, ops, option, place, timing
 from kata_agent.mounts.undo import (
     CloseChecked,
@@ -26,6 +26,9 @@ from kata_agent.mounts.undo import (
     undo,
 )
 from kata_linux import fscontext, mount, openat2
+
+if TYPE_CHECKING:
+    from kata_linux.kernel_tail import KernelTail
 
 _ATTRIBUTES = {
     mount.MS_RDONLY: mount.MOUNT_ATTR_RDONLY,
@@ -168,11 +171,43 @@ def _mount_filesystem(op: ops.MountFilesystem) -> None:
             mount.mount(op.source, opened, op.fstype, op.flags, op.data or None)
             timing.note(op.target, time.monotonic_ns() - started)
         except OSError:
-            parameters = option.split_parameters(op.flags, op.data)
-            if not fscontext.fits(parameters):
-                raise
+            _mount_for_words(op, opened)
+
+
+def _mount_for_words(op: ops.MountFilesystem, opened: str) -> None:
+    """The same in steps; a refusal has the kernel's words, from the context's log or from its own, where it prints."""
+    tail = _open_tail()
+    try:
+        parameters = option.split_parameters(op.flags, op.data)
+        if fscontext.fits(parameters):
             fd = int(opened.rpartition("/")[2])
             fscontext.mount(op.fstype, op.source, parameters, attributes(op.flags)[0], fd, op.target)
+        else:
+            mount.mount(op.source, opened, op.fstype, op.flags, op.data or None)
+    except OSError as error:
+        number = error.errno or 0
+        said = [line for line in (tail.read() if tail else ()) if _concerns(line, op)]
+        words = "; ".join([operation(error) or f"mount {op.fstype}", *said])
+        raise OSError(number, f"{words}: {os.strerror(number)}", op.target) from error
+    finally:
+        if tail:
+            tail.close()
+
+
+def _open_tail() -> KernelTail | None:
+    """None where the log is not ours to read, as in a container: the errno has to do."""
+    from kata_linux.kernel_tail import KernelTail  # who mounts without a refusal does not pay for it
+
+    try:
+        return KernelTail()
+    except OSError:
+        return None
+
+
+def _concerns(line: str, op: ops.MountFilesystem) -> bool:
+    """Whether a line of the kernel's log names the file system or its source. Pure."""
+    names = (op.fstype, os.path.basename(op.source))
+    return any(name and name.lower() in line.lower() for name in names)
 
 
 def _check_root(path: str) -> None:
