@@ -36,6 +36,7 @@ REFUSED = {
     "--image erofs": "--image with --template: it is the template's for good",
     "--kernel-arg agent.trace": "--kernel-arg with --template: it is the template's for good",
     "--accel tcg": "--accel with --template: it is the template's for good",
+    "--guest-dir /srv/guest": "--guest-dir with --template: it is the template's for good",
     "--ksm": "--ksm with --template: copies share their template's pages already",
     "--memory-device 64": "--memory-device with --template: a machine with a memory device cannot be saved",
     "--savable": "--savable with --template: a copy of a template is saved by making another",

@@ -22,6 +22,7 @@ POOL_PREFIX = "pool-"
 # What the saved machine has for good: the option, its default, what to do about it.
 _FIXED: tuple[tuple[str, object], ...] = (
     ("memory", None), ("cpus", None), ("max_cpus", None), ("image", INITRD), ("kernel_arg", []), ("accel", "auto"),
+    ("guest_dir", None),
 )  # fmt: skip
 _IMPOSSIBLE = {
     "ksm": "copies share their template's pages already",
