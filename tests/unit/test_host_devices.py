@@ -56,11 +56,18 @@ def monitor(client: FakeClient) -> Monitor:
     return Monitor(client)  # type: ignore[arg-type]  # a fake
 
 
-def test_disk_comes_on_an_empty_root_port_and_its_address_is_that_port_s_slot(tmp_path: Path) -> None:
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(512))
+    return path
+
+
+def test_disk_comes_on_an_empty_root_port_and_its_address_is_that_port_s_slot(image: Path) -> None:
     client = FakeClient()
-    plugged = run_async(monitor(client).plug_disk("hot", tmp_path / "image", read_only=True))
+    plugged = run_async(monitor(client).plug_disk("hot", image, read_only=True))
     assert plugged.address == "0a/00"
-    file = {"driver": "file", "filename": str(tmp_path / "image")}
+    file = {"driver": "file", "filename": str(image)}
     assert client.asked == [
         ("blockdev-add", {"driver": "raw", "node-name": "hot-node", "read-only": True, "file": file}),
         ("query-pci", {}),
@@ -71,11 +78,19 @@ def test_disk_comes_on_an_empty_root_port_and_its_address_is_that_port_s_slot(tm
     ]
 
 
-def test_disk_that_is_refused_leaves_no_node_behind(tmp_path: Path) -> None:
+def test_disk_that_is_refused_leaves_no_node_behind(image: Path) -> None:
     client = FakeClient(refused="virtio-blk-pci")
     with pytest.raises(VmError, match="qemu refused device_add"):
-        run_async(monitor(client).plug_disk("hot", tmp_path / "image"))
+        run_async(monitor(client).plug_disk("hot", image))
     assert client.asked[-1] == ("blockdev-del", {"node-name": "hot-node"})
+
+
+def test_a_file_without_a_byte_is_no_disk_and_qemu_is_not_asked(image: Path) -> None:
+    client = FakeClient()
+    image.write_bytes(b"")
+    with pytest.raises(VmError, match=f"{image}: is empty; a disk has a size"):
+        run_async(monitor(client).plug_disk("hot", image))
+    assert client.asked == []
 
 
 def test_unplugging_waits_for_the_guest_and_then_closes_what_was_behind(tmp_path: Path) -> None:
@@ -138,11 +153,11 @@ def test_processor_is_pulled_under_kvm_only(*, kvm: bool) -> None:
             run_async(recalled)
 
 
-def test_full_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_machine_is_told(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PORTS[0]["devices"][2], "pci_bridge", {"devices": [{}]})
     client = FakeClient()
     with pytest.raises(VmError, match="every root port of the machine has a device"):
-        run_async(monitor(client).plug_disk("hot", tmp_path / "image"))
+        run_async(monitor(client).plug_disk("hot", image))
     assert client.asked[-1][0] == "blockdev-del"
 
 

@@ -133,6 +133,13 @@ def test_memory_that_is_refused_leaves_no_backend() -> None:
     assert [command for command, _ in machine.asked] == ["object-add", "device_add", "object-del"]
 
 
+def test_a_module_that_is_no_block_of_the_guest_s_is_refused_before_qemu_is_asked() -> None:
+    machine = FakeMachine()
+    with pytest.raises(VmError, match="a module of 100 MiB: the guest takes memory in blocks of 128 MiB"):
+        run_async(resize.plug_memory(machine, "dimm0", 100))
+    assert machine.asked == []
+
+
 def test_size_of_the_memory_device_is_in_bytes_for_qemu() -> None:
     machine = FakeMachine(answers={"qom-get": 3 << 20})
     run_async(resize.resize_memory_device(machine, 2))

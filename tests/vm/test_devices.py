@@ -148,6 +148,22 @@ def test_tool_plugs_devices_and_pulls_them_with_what_was_behind(guest: Guest, im
         await asyncio.to_thread(tool, "unplug", "shared", "n")
 
     asyncio.run(drive())
+    tool("plug", "shared", "held", "disk", str(image))
+    for words, told in (
+        (
+            ("held", "disk", str(image)),
+            "the machine has a device held already; unplug it, or choose another name",
+        ),
+        (("1st", "disk", str(image)), "'1st': a device's name begins with a letter"),
+        (("dimm", "memory", "100"), "a module of 100 MiB: the guest takes memory in blocks of 128 MiB"),
+        (("group", "nic", "01:00:5e:00:00:01"), "a group's address; the first byte must be even"),
+        (("more", "cpu", "1"), "an emulated guest brings no processor up"),
+        (("none", "disk", "/dev/null"), "/dev/null: is empty; a disk has a size"),
+    ):
+        done = run_tool("vm", "plug", "shared", *words, vm_dir=guest.vm_dir, timeout_s=30)
+        assert done.returncode != 0
+        assert told in done.stderr.decode()
+    tool("unplug", "shared", "held")
     done = run_tool("vm", "unplug", "shared", "n", vm_dir=guest.vm_dir, timeout_s=30)
     assert (done.returncode, done.stderr.decode()) == (
         1,

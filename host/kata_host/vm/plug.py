@@ -34,6 +34,7 @@ _BACKENDS = {
 # How what a device stands on is taken away: command, argument, name.
 Backend = tuple[str, str, str]
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _PROCESSOR = re.compile(r"-cpu>$")
 GONE = "DEVICE_DELETED"
 # QEMU tells of a processor only by its interrupt controller.
@@ -121,6 +122,15 @@ class Monitor:
             raise
         return await self._add(name, f"{slot:02x}/00", driver, backends, {**(options or {}), "bus": port})
 
+    async def check_name(self, name: str) -> None:
+        """VmError for a name that no device can get, or that one has."""
+        if not _NAME.fullmatch(name):
+            raise VmError(
+                f"{name!r}: a device's name begins with a letter and has letters, digits, '.', '_' and '-'"
+            )
+        if name in await self._list_devices():
+            raise VmError(f"the machine has a device {name} already; unplug it, or choose another name")
+
     async def recall(self, name: str) -> Plugged:
         """A device that somebody has plugged under this name, for `unplug`."""
         kind = (await self._list_devices()).get(name)
@@ -170,6 +180,8 @@ class Monitor:
         return Plugged(name, address, backends)
 
     async def _open_image(self, name: str, image: Path, *, read_only: bool) -> Backend:
+        if not os.stat(image).st_size:
+            raise VmError(f"{image}: is empty; a disk has a size")
         node = f"{name}-node"
         file = {"driver": "file", "filename": os.path.abspath(image)}  # noqa: ASYNC240 - asks no disk
         raw = {"driver": "raw", "node-name": node, "read-only": read_only, "file": file}

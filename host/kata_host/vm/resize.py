@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kata_host.vm.qmp import Machine
 
 _MIB = 1 << 20
+_BLOCK_MIB = 128
 CPUS = "cpu"
 """What plugged processors are called unless a name is given: `cpu-SOCKET-CORE-THREAD`."""
 
@@ -68,6 +69,8 @@ async def list_cpus(machine: Machine, name: str = CPUS) -> tuple[str, ...]:
 
 async def plug_memory(machine: Machine, name: str, mib: int) -> str:
     """Plug a memory module of `mib` (a multiple of 128, the guest's block) into a free slot; gives its device id."""
+    if mib % _BLOCK_MIB:
+        raise VmError(f"a module of {mib} MiB: the guest takes memory in blocks of {_BLOCK_MIB} MiB")
     backend = f"{name}-backend"
     # Guest memory is a shared memfd everywhere, because vhost-user devices map it.
     memory = {"qom-type": "memory-backend-memfd", "id": backend, "size": mib * _MIB, "share": True}

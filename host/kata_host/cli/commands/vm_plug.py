@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from kata_host.cli.errors import CliError
+from kata_host.cli.machine import mac_address
 from kata_host.vm import resize
 from kata_host.vm.plug import Monitor, Plugged, open_monitor
 from kata_host.vm.state import list_descriptions
@@ -50,7 +51,13 @@ async def run_plug(options: argparse.Namespace) -> int:
     if (options.kind == "scsi") != bool(options.address):
         raise CliError("TARGET:UNIT, like 1:0, belongs to a SCSI disk, and to nothing else", status=2)
     unit = parse_unit(options.address) if options.address else (0, 0)
-    async with open_monitor(find_monitor(options.name)) as monitor:
+    machine = find_machine(options.name)
+    if options.kind == "cpu" and machine["max_cpus"] is None and machine["accelerator"] == "tcg":
+        raise CliError(
+            f"an emulated guest brings no processor up that {options.name} did not start with --max-cpus for"
+        )
+    async with open_monitor(Path(str(machine["qmp"]))) as monitor:
+        await monitor.check_name(options.id)
         plugged = await _plug(monitor, options, unit)
     if options.json:
         print(json.dumps({"id": plugged.id, "address": plugged.address}))
@@ -67,7 +74,7 @@ async def _plug(monitor: Monitor, options: argparse.Namespace, unit: tuple[int, 
         case "scsi":
             return await monitor.plug_scsi_disk(options.id, image, *unit, read_only=options.read_only)
         case "nic":
-            return await monitor.plug_nic(options.id, options.what)
+            return await monitor.plug_nic(options.id, parse_mac(options.what))
         case "pmem":
             return await monitor.plug_pmem(options.id, image)
         case "cpu":
@@ -90,10 +97,23 @@ async def run_unplug(options: argparse.Namespace) -> int:
 
 def find_monitor(name: str) -> Path:
     """The machine's QMP socket. Raises `CliError`."""
+    return Path(str(find_machine(name)["qmp"]))
+
+
+def find_machine(name: str) -> dict[str, object]:
+    """The description of a machine that runs. Raises `CliError`."""
     for each in list_descriptions():
         if each["name"] == name and each["running"]:
-            return Path(str(each["qmp"]))
+            return each
     raise CliError(f"no VM named {name!r} runs; `kata-agent-ctl vm list` shows them")
+
+
+def parse_mac(text: str) -> str:
+    """The hardware address of one interface. Raises `CliError`."""
+    try:
+        return mac_address(text)
+    except argparse.ArgumentTypeError as exc:
+        raise CliError(str(exc), status=2) from exc
 
 
 def parse_number(text: str) -> int:
