@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kata_protocols.yamux.connection import DataReceived, StreamOpened
-from kata_protocols.yamux.frame import ACK, DATA, PING, RST, SYN, WINDOW, pack, parse
+from kata_protocols.yamux.frame import ACK, DATA, HEADER_BYTES, PING, RST, SYN, WINDOW, pack, parse
 from kata_protocols.yamux.line import EARLY_BYTES, GREETING_BYTES, MARK, Heard, Joined, Line, Parted
 
 
@@ -249,3 +249,25 @@ def test_greeting_is_pings_for_who_does_not_know_it() -> None:
     said = greeting_line(client=True).take_output()
     assert len(said) == GREETING_BYTES
     assert {parse(said[at : at + 12])[:3] for at in range(0, len(said), 12)} == {(PING, SYN, 0)}
+
+
+def test_end_of_ours_that_takes_the_other_for_a_plain_one_before_it_meets_it_all_the_same() -> None:
+    """A plain peer was followed by an end of ours before its hanging up was seen."""
+    guest, host = Line(client=False), Line(client=True)
+    guest.greet()
+    number = parse(guest.take_output()[2 * HEADER_BYTES : 3 * HEADER_BYTES]).length
+    assert Joined(True) in guest.receive_data(pack(PING, ACK, 0, number) + pack(WINDOW, SYN, 1, 0))
+    host.greet()
+    for _ in range(3):
+        guest.receive_data(host.take_output())
+        host.receive_data(guest.take_output())
+    assert host.connection.open_stream() == 1
+    for _ in range(6):
+        guest.receive_data(host.take_output())
+        host.receive_data(guest.take_output())
+    assert guest.joined
+    assert host.joined
+    assert host.connection.open_stream() == 1, (
+        "in a new session, which both take for one between ends of ours"
+    )
+    assert StreamOpened(1) in guest.receive_data(host.take_output())

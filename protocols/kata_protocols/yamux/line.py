@@ -18,8 +18,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from kata_protocols.yamux.connection import MAX_STREAMS, Connection, Event, Pong
-from kata_protocols.yamux.frame import ACK, DATA, HEADER_BYTES, PING, SYN, YamuxError, pack, parse
+from kata_protocols.yamux.connection import MAX_STREAMS, Connection, Event, GoneAway, Pong
+from kata_protocols.yamux.frame import ACK, DATA, HEADER_BYTES, NORMAL, PING, SYN, YamuxError, pack, parse
 
 # "Kata" and "mux1" with the highest bits set: in no other frame of ours can these bytes be at this place.
 _WORDS = (0xCBE1F4E1, 0xEDF5F8B1)
@@ -213,6 +213,11 @@ class Line:
                 self._heard.append(event)
                 if self._peer == _UNSURE and event == Pong(self._session):
                     self._peer = 0
+                if self._peer == 0 and isinstance(event, GoneAway) and event.code != NORMAL:
+                    # Perhaps an end of ours that was in the session of whoever came before: its greeting was unheard.
+                    self._part(f"the other end has gone away with code {event.code}")
+                    self._say_greeting(0)
+                    return
         except YamuxError as error:
             last = connection.take_output()
             self._part(str(error))
