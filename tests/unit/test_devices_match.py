@@ -93,14 +93,21 @@ def test_disk_is_found_behind_bridges_and_never_its_partition(sysfs: FakeSysfs) 
     assert found == Found(f"{sysfs}/{function}/virtio3/block/vda", "vda", "/dev/vda", 253, 0)
 
 
-def test_pci_path_is_searched_again_until_the_bus_of_each_bridge_is_there(sysfs: FakeSysfs) -> None:
+def test_pci_path_is_searched_again_until_the_bus_of_each_bridge_and_of_the_device_is_there(
+    sysfs: FakeSysfs,
+) -> None:
     matcher = match.PciFunction("02/00")
     assert "there is no device 0000:00:02.0" in missing(matcher, sysfs).text
     bridge = sysfs.add_function("0000:00:02.0")
     assert "0000:00:02.0 is not a bridge to exactly one bus" in missing(matcher, sysfs).text
     (sysfs.root / bridge / "pci_bus/0000:01").mkdir(parents=True)
     assert "there is no device 0000:01:00.0" in missing(matcher, sysfs).text
-    (sysfs.root / bridge / "0000:01:00.0").mkdir()
+    folder = sysfs.root / bridge / "0000:01:00.0"
+    folder.mkdir()
+    assert missing(matcher, sysfs).text == "slot 0000:01:00.0 present, not on its bus yet"
+    on_bus = sysfs.root / "bus/pci/devices"
+    on_bus.mkdir(parents=True)
+    (on_bus / "0000:01:00.0").symlink_to(folder)
     assert matcher.look(str(sysfs)) == Found(f"{sysfs}/{bridge}/0000:01:00.0", "0000:01:00.0")
 
 

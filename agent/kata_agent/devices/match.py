@@ -10,6 +10,7 @@ another look; and `prompts`: what may be written where to make the kernel look f
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Protocol
 
@@ -85,9 +86,13 @@ class PciFunction:
         self.text = f"PCI device {self.path}"
 
     def look(self, sysfs: str) -> Found | Missing:
-        """The device's folder."""
+        """The device's folder, once it is on the bus: the folder comes before its files, and the event after all."""
         step = pci.walk(sysfs, self.path)
-        return Missing(step.missing) if step.missing else Found(step.folder, step.address)
+        if step.missing:
+            return Missing(step.missing)
+        if not os.path.exists(f"{sysfs}/bus/pci/devices/{step.address}"):
+            return Missing(f"slot {step.address} present, not on its bus yet")
+        return Found(step.folder, step.address)
 
     def concerns(self, event: Uevent) -> bool:
         """PCI devices and what lies on them; a device may also be found by its removal making room."""
