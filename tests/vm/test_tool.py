@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import tempfile
 import termios
 import tty
 from pathlib import Path
@@ -48,10 +49,8 @@ def assert_nothing_left(vm_dir: Path) -> None:
 
 
 @pytest.fixture
-def vm_dir(short_folder: Path, request: pytest.FixtureRequest) -> Path:
-    folder = short_folder / f"t{abs(hash(request.node.name)) % 10000}"
-    folder.mkdir(mode=0o700)
-    return folder
+def vm_dir(short_folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix="t", dir=short_folder))
 
 
 def test_run_passes_streams_and_status_through_and_leaves_nothing(vm_dir: Path) -> None:
