@@ -51,6 +51,20 @@ async def read_all(sock: socket.socket) -> bytes:
     return data
 
 
+async def send_and_read_back(mux: Mux, data: bytes) -> bytes:
+    """What comes back on a stream of its own while it is sent, until the end."""
+
+    async def send() -> None:
+        await asyncio.get_running_loop().sock_sendall(sock, data)
+        sock.shutdown(socket.SHUT_WR)
+
+    with open_stream(mux) as sock:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send())
+            got = group.create_task(read_all(sock))
+        return got.result()
+
+
 async def echo(sock: socket.socket) -> None:
     """Send everything back."""
     loop = asyncio.get_running_loop()

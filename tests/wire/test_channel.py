@@ -21,7 +21,15 @@ from kata_protocols.gen import health_pb2
 from kata_protocols.status import Code, StatusError
 from kata_protocols.yamux.frame import DATA, PING, SYN, WINDOW, pack
 from kata_protocols.yamux.line import MARK
-from kata_testing.channel import echo, line_to, open_client, open_stream, read_all, serve_line
+from kata_testing.channel import (
+    echo,
+    line_to,
+    open_client,
+    open_stream,
+    read_all,
+    send_and_read_back,
+    serve_line,
+)
 from kata_testing.streaming import EVENTS, Streamer
 from kata_testing.streaming import ask as ask_events
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async, served
@@ -106,17 +114,7 @@ def test_bytes_arrive_as_they_were_whatever_they_are() -> None:
         data = b"".join(
             choice.choice([MARK, MARK[:5], choice.randbytes(997), b"\0" * 700]) for _ in range(900)
         )
-        loop = asyncio.get_running_loop()
-        with open_stream(mux) as sock:
-
-            async def send() -> None:
-                await loop.sock_sendall(sock, data)
-                sock.shutdown(socket.SHUT_WR)
-
-            async with asyncio.TaskGroup() as group:
-                group.create_task(send())
-                got = group.create_task(read_all(sock))
-            assert got.result() == data
+        assert await send_and_read_back(mux, data) == data
 
     async def scenario() -> None:
         async with asyncio.TaskGroup() as group:

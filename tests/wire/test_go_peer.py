@@ -26,7 +26,7 @@ from kata_protocols.aio.server import serve
 from kata_protocols.gen import health_pb2
 from kata_protocols.status import Code, StatusError
 from kata_protocols.yamux.line import MARK
-from kata_testing.channel import echo, open_client, open_stream, read_all
+from kata_testing.channel import echo, open_client, send_and_read_back
 from kata_testing.streaming import EVENTS, SANDBOX, Streamer
 from kata_testing.streaming import ask as ask_events
 from kata_testing.wire import CHECK, VERSION, Health, outcome, run_async
@@ -262,17 +262,7 @@ def test_our_streams_to_gos_echo_come_back_as_they_were(peer: str, tmp_path: Pat
     data = (MARK + os.urandom(999) + MARK[:-1]) * 2000
 
     async def pump(mux: Mux) -> None:
-        loop = asyncio.get_running_loop()
-        with open_stream(mux) as sock:
-
-            async def send() -> None:
-                await loop.sock_sendall(sock, data)
-                sock.shutdown(socket.SHUT_WR)
-
-            async with asyncio.TaskGroup() as group:
-                group.create_task(send())
-                got = group.create_task(read_all(sock))
-            assert got.result() == data
+        assert await send_and_read_back(mux, data) == data
 
     async def scenario() -> None:
         async with (
