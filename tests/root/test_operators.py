@@ -69,7 +69,9 @@ async def kill_agent(agent: NativeAgent, number: signal.Signals) -> None:
             outcome(client.call(wait, wait.request_type(container_id=container), timeout_s=TIMEOUT_S))
         )
         await agent.check()  # meanwhile the wait is sent
-        await agent.check()  # sent behind it on the same connection, so the wait has begun before this is answered
+        await (
+            agent.check()
+        )  # sent behind it on the same connection, so the wait has begun before this is answered
         os.kill(agent.agent_pid(), number)
     assert isinstance(waiting.result(), ConnectionLostError)
     await agent.check()
