@@ -32,7 +32,7 @@ from kata_host.cli.commands import (
     vm,
 )
 from kata_host.cli.commands import run as run_command
-from kata_host.cli.errors import EXIT_FAILURE, CliError
+from kata_host.cli.errors import EXIT_FAILURE, CliError, describe_os_error
 from kata_host.cli.interrupt import Interrupted, interruptible
 from kata_host.error_detail import find_detail
 from kata_host.vm.base import VmError
@@ -118,7 +118,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"{prefix}: {exc}", file=sys.stderr)
         return exc.status
     except (VmError, StateError, ChildFailed, StatusError, OSError) as exc:
-        print(f"{prefix}: {exc}", file=sys.stderr)
+        text = describe_os_error(exc) if isinstance(exc, OSError) else exc
+        print(f"{prefix}: {text}", file=sys.stderr)
         detail = find_detail(exc) if isinstance(exc, StatusError) else None
         if detail is not None and detail.hint:
             print(f"{PROGRAM}: hint: {detail.hint}", file=sys.stderr)

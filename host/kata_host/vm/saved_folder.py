@@ -69,7 +69,9 @@ def open_draft(folder: Path) -> Iterator[Draft]:
 
 
 def check_free(folder: Path) -> None:
-    """VmError when there is something already."""
+    """VmError when there is something already, or no place for it."""
+    if not folder.parent.is_dir():
+        raise VmError(f"{folder}: {folder.parent} is no folder; make it first")
     if os.path.lexists(folder):
         raise VmError(f"{folder}: is there already; remove it, or name another folder")
 
@@ -103,7 +105,9 @@ def read_saved(folder: Path) -> Saved:
             )
         versions = Versions(**found["versions"])
         config = load_config(json.dumps(found["config"]))
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except OSError as exc:
+        raise VmError(f"{folder}: no saved machine there: {MACHINE}: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError) as exc:
         raise VmError(f"{folder}: no saved machine there: {type(exc).__name__}: {exc}") from exc
     for name in _FILES:
         if not (folder / name).is_file():

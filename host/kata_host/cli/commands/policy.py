@@ -155,5 +155,7 @@ def _read_json(text: str, option: str) -> object:
 def _read_text(file: Path) -> str:
     try:
         return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CliError(f"{file}: {error.strerror}", status=2) from None
+    except UnicodeDecodeError as error:
         raise CliError(f"{file}: {error}", status=2) from None

@@ -138,6 +138,8 @@ async def run(options: argparse.Namespace) -> int:
 def _open_machine(
     options: argparse.Namespace, timeline: Timeline
 ) -> AbstractAsyncContextManager[tuple[Machine, Root]]:
+    if options.rootfs is not None and not options.rootfs.is_dir():
+        raise CliError(f"--rootfs {options.rootfs}: no folder is there", EXIT_USAGE)
     if wants_copy(options):
         return open_copied(options, timeline)
     config = read_config(options, share=None)
