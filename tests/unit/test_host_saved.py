@@ -144,7 +144,7 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda folder: (folder / "state").unlink(), "state is missing"),
-        (lambda folder: (folder / "machine.json").unlink(), "FileNotFoundError"),
+        (lambda folder: (folder / "machine.json").unlink(), "machine.json: No such file or directory"),
         (lambda folder: (folder / "machine.json").write_text("{"), "JSONDecodeError"),
         (lambda folder: (folder / "machine.json").write_text('{"format": 2}'), "format 2; this program reads 1"),
         (lambda folder: (folder / "machine.json").write_text('{"format": 1}'), "KeyError: 'versions'"),
