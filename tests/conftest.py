@@ -1,4 +1,5 @@
-"""What holds for every test: the `requires` marker, and the counts that `scripts/test` puts into its table."""
+"""What holds for every test: the `requires` marker, the counts that `scripts/test` puts into its table, and which
+examples hypothesis draws: the same ones in every run, however long one of them takes on a machine that is busy."""
 
 from __future__ import annotations
 
@@ -6,8 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kata_testing import requires
+
+PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "database": None}
+
+settings.register_profile("same", derandomize=True, **PROFILE)
+settings.register_profile("search", derandomize=False, max_examples=5000, **PROFILE)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
