@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import select
 import time
-from typing import Any
+from typing import Any, Self
 
 _epoll = select.epoll
 
@@ -39,6 +39,12 @@ class Epoll:
         events = self._epoll.poll(*args, **named)
         dawdle()
         return events
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._epoll.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)
