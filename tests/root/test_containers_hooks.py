@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +16,8 @@ from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, nati
 from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
+
+DEADLINE_S = 15.0
 
 
 def hook(script: str, **fields: object) -> oci_pb2.Hook:
@@ -124,11 +126,11 @@ def test_a_hook_that_does_not_end_is_killed_with_all_it_started_at_its_limit(tmp
             pids = tmp_path / "pids"
             script = f"sleep 1000 & echo $! $$ > {pids}; wait"
             began = time.monotonic()
-            container = await make(agent, **{kind: [hook(script, Timeout=1)]})
+            container = await make(agent, **{kind: [hook(script, Timeout=3)]})
             assert await live(agent, container) == 0
-            assert 1 <= time.monotonic() - began < 10
-            assert "killed after its time limit of 1 s" in agent.log.read_text()
-            assert [pid for pid in pids.read_text().split() if is_alive(pid)] == []
+            assert time.monotonic() - began >= 3
+            assert "killed after its time limit of 3 s" in agent.log.read_text()
+            assert [pid for pid in pids.read_text().split() if not ends(int(pid))] == []
 
     run_async(body())
 
@@ -148,19 +150,18 @@ def test_a_failing_start_container_hook_ends_the_container_not_the_call(tmp_path
 def test_a_hook_of_one_container_delays_no_other(tmp_path):
     async def body():
         async with native_agent(tmp_path) as agent:
-            entered = tmp_path / "entered"
+            entered, leave = tmp_path / "entered", tmp_path / "leave"
             os.mkfifo(entered)
-            slow = hook(f"echo in > {entered}; exec sleep 1000")
+            os.mkfifo(leave)
+            slow = hook(f"echo in > {entered}; cat {leave}", Timeout=60)
             container = fresh_id("slow")
             other = agent.another()
             async with asyncio.TaskGroup() as group:
                 slow_create = group.create_task(make(other, container_id=container, Prestart=[slow]))
                 await asyncio.to_thread(entered.read_text)
-                began = time.monotonic()
                 assert await live(agent, await make(agent)) == 0
-                assert time.monotonic() - began < 5  # the hook may take 10
                 assert not slow_create.done()
-                end_sleepers(agent)
+                await asyncio.to_thread(leave.write_text, "go")
             await agent.remove(container)
 
     run_async(body())
@@ -184,18 +185,18 @@ def test_guest_hooks_come_after_the_containers_own(tmp_path):
 def test_a_removal_waits_for_a_hook_after_the_stop_no_longer_than_its_caller_and_the_hook_may(tmp_path):
     async def body():
         async with native_agent(tmp_path) as agent:
-            container = await make(agent, "sleep", "1000", Poststop=[hook("sleep 1000", Timeout=4)])
+            container = await make(agent, "sleep", "1000", Poststop=[hook("sleep 1000", Timeout=6)])
             await agent.call("StartContainer", container_id=container)
             began = time.monotonic()
             with pytest.raises(StatusError, match=r"ETIME: remove .*: not done after 1 s; it goes on"):
                 await agent.call("RemoveContainer", container_id=container, timeout=1)
-            assert 1 <= time.monotonic() - began < 4
+            assert time.monotonic() - began >= 1
             # It does: whoever asks again waits for the same end, which the hook's own limit brings.
             with pytest.raises(StatusError, match="it does not exist"):
                 await agent.call("RemoveContainer", container_id=container)
-            assert 4 <= time.monotonic() - began < 15
+            assert time.monotonic() - began >= 6
             agent.made.remove(container)
-            assert "poststop /bin/sh: killed after its time limit of 4 s" in agent.log.read_text()
+            assert "poststop /bin/sh: killed after its time limit of 6 s" in agent.log.read_text()
 
     run_async(body())
 
@@ -209,7 +210,7 @@ def test_a_hook_inside_the_container_that_does_not_end_is_killed_at_its_limit(tm
             began = time.monotonic()
             container = await make(agent, **{kind: [hook("exec sleep 1000", Timeout=1)]})
             status = await live(agent, container)
-            assert 1 <= time.monotonic() - began < 15
+            assert time.monotonic() - began >= 1
             assert (status == 0) == (kind == "CreateContainer")
 
     run_async(body())
@@ -279,19 +280,15 @@ def test_a_container_hook_sees_the_containers_namespaces(tmp_path):
     run_async(body())
 
 
-def is_alive(pid: str) -> bool:
+def ends(pid: int) -> bool:
+    """Whether it has ended or does so soon: who is killed runs on until it is its turn."""
     try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-def end_sleepers(agent: NativeAgent) -> None:
-    """Kill the hook that sleeps: it is the agent's descendant, and sleeps for 1000 s."""
-    descendants = [agent.agent_pid()]
-    for pid in descendants:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        descendants += [int(child) for child in children]
-    for pid in descendants[1:]:
-        if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\x00":
-            os.kill(pid, 9)
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    try:
+        return bool(poll.poll(DEADLINE_S * 1000))
+    finally:
+        os.close(fd)
