@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kata_testing.native_agent import CallError, Connection, NativeAgent, start_agent
+from kata_testing.native_agent import OWN_RUN, CallError, Connection, NativeAgent, start_agent
 
 pytestmark = pytest.mark.requires("root")
 
@@ -18,7 +18,7 @@ BASE = "run/kata-containers"
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[NativeAgent]:
-    with start_agent(tmp_path) as running:
+    with start_agent(tmp_path, under=OWN_RUN) as running:
         yield running
 
 
@@ -153,25 +153,26 @@ def test_mount_point_behind_a_planted_link_is_refused(
 ) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
-    home = Path(f"/{BASE}/test-{os.getpid()}")
-    home.mkdir(parents=True)
-    (home / "link").symlink_to(victim)
-    try:
-        with pytest.raises(CallError, match=r"ELOOP|ENOTDIR"):
-            connection.call("CreateSandbox", storages=[bind(volume, "link/x")])
-        assert os.listdir(victim) == []
-        assert str(victim) not in agent.mounts()
-    finally:
-        (home / "link").unlink()
-        home.rmdir()
+    link = place(agent, "link")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(CallError, match=r"ELOOP|ENOTDIR"):
+        connection.call("CreateSandbox", storages=[bind(volume, "link/x")])
+    assert os.listdir(victim) == []
+    assert str(victim) not in agent.mounts()
 
 
 def test_destroyed_sandbox_leaves_the_machine_as_it_was(tmp_path: Path, volume: Path) -> None:
     (tmp_path / "other").mkdir()
-    with start_agent(tmp_path / "other") as agent, agent.connect() as connection:
+    with start_agent(tmp_path / "other", under=OWN_RUN) as agent, agent.connect() as connection:
+        fd = os.open(agent.root / "run", os.O_PATH)  # outlives its mount
+        run = Path(f"/proc/self/fd/{fd}")
         connection.call("CreateSandbox", dns=["nameserver 192.0.2.7"], storages=[bind(volume, "x")])
+        assert (run / "sandbox-ns").exists()
+        assert (run / f"kata-containers/test-{os.getpid()}").exists()
         connection.call("DestroySandbox")
         agent.wait()
-    assert not Path(f"/{BASE}/test-{os.getpid()}").exists()
-    assert not Path("/run/sandbox-ns").exists()
+    assert sorted(os.listdir(run)) == ["kata-agent", "kata-containers"]  # which all agents share
+    assert os.listdir(run / "kata-containers") == []
+    os.close(fd)
     assert (volume / "file").read_text() == "content"

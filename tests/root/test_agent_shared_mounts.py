@@ -6,7 +6,6 @@ import os
 import select
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,7 +46,7 @@ def connection(agent: NativeAgent) -> Iterator[Connection]:
 
 def create(connection: Connection, container_id: str, plan: ProcessPlan, **more: Any) -> None:
     spec = plan_spec(plan, ROOT)
-    spec["linux"]["cgroupsPath"] = f"/kata-test-shared-{os.getpid()}/{container_id}"  # type: ignore[index]
+    spec["linux"]["cgroupsPath"] = group_of(container_id)  # type: ignore[index]
     spec["annotations"] = {NAME: f"k8s-{container_id}"}
     # Below a tmpfs: nothing of a test must be made in the root that all of them use.
     spec["mounts"] += [{"destination": "/mnt", "type": "tmpfs", "source": "mnt", "options": ["mode=755"]}]  # type: ignore[operator]
@@ -55,6 +54,10 @@ def create(connection: Connection, container_id: str, plan: ProcessPlan, **more:
     fill_message(request.OCI, spec)
     connection.call("CreateContainer", container_id=container_id, OCI=request.OCI, **more)
     connection.call("StartContainer", container_id=container_id)
+
+
+def group_of(container_id: str) -> str:
+    return f"/kata-test-shared-{os.getpid()}/{container_id}"
 
 
 def shared(**changes: str) -> pb.SharedMount:
@@ -94,7 +97,7 @@ def test_mount_that_comes_later_is_waited_for(agent: NativeAgent, connection: Co
     )
     create(connection, "source", late)
     assert connection.call("ReadStdout", container_id="source", len=1).data == b"\n"  # the pipe is there
-    gate = agent.root / "proc" / str(find_process("mkfifo /mnt/go")) / "root" / "mnt" / "go"
+    gate = agent.root / "proc" / first_process(agent, "source") / "root" / "mnt" / "go"
     fd = inotify.open_inotify()
     inotify.add_watch(fd, str(agent.root / "run/kata-containers"), inotify.IN_CREATE)
 
@@ -111,15 +114,9 @@ def test_mount_that_comes_later_is_waited_for(agent: NativeAgent, connection: Co
     assert run(connection, "target", "look", "test", "-e", "/mnt/deep/below/file") == 0
 
 
-def find_process(word: str) -> int:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if word in (entry / "cmdline").read_text() and int(entry.name) != os.getpid():
-                    return int(entry.name)
-            except OSError:
-                continue
-    raise AssertionError(f"no process with {word!r}")
+def first_process(agent: NativeAgent, container_id: str) -> str:
+    group = agent.root / "sys/fs/cgroup" / group_of(container_id)[1:]
+    return (group / "cgroup.procs").read_text().split()[0]
 
 
 def test_unknown_container_is_left_out(connection: Connection) -> None:
