@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def group_of(agent: NativeAgent, container_id: str) -> Path:
 
 def is_frozen(agent: NativeAgent, container_id: str) -> bool:
     return "frozen 1" in (group_of(agent, container_id) / "cgroup.events").read_text()
+
+
+def wait_frozen(group: Path) -> None:
+    """A process freezes when it is its turn to run; the kernel tells when all have."""
+    with open(group / "cgroup.events", encoding="ascii") as events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        while "frozen 1" not in events.read():
+            assert poll.poll(15_000), "not frozen"
+            events.seek(0)
 
 
 @pytest.mark.parametrize("supervised", [False, True], ids=["alone", "supervised"])
@@ -76,7 +87,7 @@ def test_exec_into_a_paused_container_is_refused_at_once(tmp_path):
         async with native_agent(tmp_path) as agent:
             container = await agent.run("sleep", "1000")
             await agent.call("PauseContainer", container_id=container)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 error = await refusal(agent.exec(container, "e", "true"))
             assert f"failed to exec container {container}: it is paused" in error.message
             await agent.call("ResumeContainer", container_id=container)
@@ -174,6 +185,7 @@ def test_a_container_is_paused_still_after_the_agent_was_killed(tmp_path, record
                 await agent.call("PauseContainer", container_id=container)
             else:  # killed between the freezer and the record
                 (group_of(agent, container) / "cgroup.freeze").write_text("1")
+                await asyncio.to_thread(wait_frozen, group_of(agent, container))
             client = await agent.client()
             os.kill(agent.agent_pid(), signal.SIGKILL)
             await client.wait_closed()

@@ -18,6 +18,7 @@ from kata_testing.wire import run_async
 
 pytestmark = pytest.mark.requires(*NEEDS)
 
+LIMIT_S = 120.0  # a dozen interpreters are started one after the other
 TOOL = (sys.executable, "-m", "kata_host.cli.main")
 
 
@@ -47,13 +48,15 @@ async def lines(agent: NativeAgent, *words: str) -> list[dict[str, Any]]:
 def test_each_verb_shows_its_part_for_people_and_for_programs(tmp_path: Path) -> None:
     async def body() -> None:
         async with native_agent(tmp_path) as agent:
-            container = await agent.run("sleep", "1000")
+            container = await agent.run("cat", "-")
+            await agent.call("WriteStdin", container_id=container, data=b"x")
+            assert await agent.read(container) == b"x"  # crun's init has become the program
             await agent.exec(container, "probe", "sh", "-c", "exit 3")
             await agent.wait(container, "probe")
             listed = await tool(agent, "ps", container)
             assert listed.splitlines()[0].split()[:4] == ["CONTAINER", "EXEC", "PID", "PPID"]
-            assert "sleep 1000" in listed.splitlines()[1]
-            assert [process["name"] for process in await lines(agent, "ps")] == ["sleep"]
+            assert listed.splitlines()[1].endswith(" cat -")
+            assert [process["name"] for process in await lines(agent, "ps")] == ["cat"]
             assert await tool(agent, "kill", "--signal", "TERM", "--exec", "probe", container, status=1) == (
                 "0 processes signalled\n"
             )
@@ -75,7 +78,7 @@ def test_each_verb_shows_its_part_for_people_and_for_programs(tmp_path: Path) ->
             assert "it does not exist" in told
             assert "kata-agent-ctl: hint: `kata-agent-ctl ps` lists containers" in told
 
-    run_async(body())
+    run_async(body(), LIMIT_S)
 
 
 def test_followed_events_go_on_over_the_agents_death(tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_followed_events_go_on_over_the_agents_death(tmp_path: Path) -> None:
             assert await process.wait() == 130
             await process.communicate()
 
-    run_async(body())
+    run_async(body(), LIMIT_S)
 
 
 def test_an_agent_that_is_not_there_is_told_with_its_address(tmp_path: Path) -> None:
