@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.gen import oci_pb2
 from kata_protocols.status import StatusError
 from kata_testing.native import NEEDS, NativeAgent, fresh_id, native_agent, oci_process, oci_spec
@@ -277,6 +278,43 @@ def test_killing_all_of_a_container_that_is_being_made_fails_its_create_and_leav
             await agent.create(container, "true")  # the id and the group are free again
 
     run_async(body())
+
+
+def test_what_a_killed_agent_was_removing_is_gone_for_hosts_and_its_id_is_free_when_it_really_is(tmp_path):
+    async def body():
+        async with native_agent(tmp_path, supervised=True) as agent:
+            client = await agent.client()
+            try:
+                async with under_way(agent, tmp_path, "Poststop") as (container, leave):
+                    os.kill(agent.agent_pid(), signal.SIGKILL)
+                    await client.wait_closed()
+            except* ConnectionLostError:
+                pass  # the removal's answer
+            await asyncio.to_thread(
+                (tmp_path / "entered").read_text
+            )  # the next agent's removal is in the hook
+            for verb in (
+                "start",
+                "exec",
+                "signal",
+                "stats",
+                "write",
+            ):  # answered: the API does not wait for it
+                expected = TABLE[verb][STATES.index("removed")]
+                assert re.search(expected, await answer_of(agent, verb, container)), verb
+            asking = agent.another()
+            async with asyncio.TaskGroup() as group:
+                made = group.create_task(answer_of(asking, "create", container))
+                for _ in range(3):
+                    await agent.check()  # the agent had its turns, and did not answer
+                assert not made.done()
+                await asyncio.to_thread(leave.write_text, "now\n")
+            assert made.result() == OK
+            await agent.call("StartContainer", container_id=container)
+            assert await agent.wait(container) == 0
+            await agent.call("RemoveContainer", container_id=container)
+
+    run_async(body(), timeout_s=60)
 
 
 @pytest.mark.parametrize("state", WAITABLE)

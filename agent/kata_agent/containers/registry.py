@@ -93,6 +93,9 @@ class Containers:
         self._release_devices = release_devices
         self._make_sharer = make_sharer
         self._containers: dict[str, Container] = {}
+        self._rollbacks: dict[str, asyncio.Task[Exception | None]] = {}
+        """Removals of what the agent before this one left half-made or half-removed, while they go on: to hosts
+        it is not there any more, and its id is free when they are over."""
         self._pid_namespace: str | None = None
         self._crun = Crun(settings.crun_path, settings.crun_root, exits)
         self._hooks = HookRunner(settings, exits, self._report, note or _ignore)
@@ -133,6 +136,7 @@ class Containers:
         """Make the container and its init process, stopped before exec. All or nothing, also when cancelled."""
         container_id = request.container_id
         check_container_id(container_id)
+        await self._wait_rolled_back(container_id)
         if container_id in self._containers:
             raise AlreadyExists(f"container {container_id} already exists")
         container = Container(container_id)
@@ -160,7 +164,9 @@ class Containers:
 
         TimedOut (text `ETIME`) after timeout_s; the removal goes on to its end in the background.
         """
-        container = self._find(container_id)
+        container = self._containers.get(container_id)
+        if container is None:
+            raise UnknownContainer(container_id)
         if not timeout_s:
             await finish(self._group, lambda: self._remove(container))
             return
@@ -174,11 +180,12 @@ class Containers:
 
     async def remove_all(self) -> None:
         """Remove every container, at once; raises a group of what failed after trying all."""
-        failed = []
         tasks = [self._group.create_task(self._remove_reported(c)) for c in tuple(self._containers.values())]
         if tasks:
             await asyncio.wait(tasks)
-        failed = [error for task in tasks if (error := task.result()) is not None]
+        errors = [task.result() for task in tasks]
+        # one that was being removed already is gone when its turn comes
+        failed = [error for error in errors if error is not None and not isinstance(error, UnknownContainer)]
         if failed:
             raise ExceptionGroup("remove containers", failed)
 
@@ -248,18 +255,18 @@ class Containers:
     async def adopt(self) -> None:
         """After an agent restart: go on with what the state files, stored descriptors and exits tell.
 
-        What was half-made is rolled back, what was being removed is removed; failures of these are reported.
+        What was half-made is rolled back, what was being removed is removed; failures of these are reported. One that
+        takes long goes on behind the API: until it is over, a create of its id waits for it.
         """
         await adopt.end_strays()
         stored = {name: self._stored.pop(name) for name in list(self._stored) if name.startswith(PREFIX)}
         adopter = adopt.Adopter(self._settings, self._exits, self._streams, stored)
-        removals: list[asyncio.Task[Exception | None]] = []
         for container in adopter.load():
             self._containers[container.id] = container
             self._storages.adopt(container.id, container.storages)
             if container.state in (state.CREATING, state.STOPPED):
                 container.state = state.STOPPED
-                removals.append(self._group.create_task(self._remove_reported(container)))
+                self._roll_back(container)
                 continue
             self.controls.settle(container)
             if container.state in (state.RUNNING, state.PAUSED):
@@ -267,12 +274,21 @@ class Containers:
             if container.shares_pids:
                 self._pid_namespace = f"/proc/{container.init.pid}/ns/pid"
         self._streams.drop(tuple(stored), stored)
-        if removals:
-            await asyncio.wait(removals, timeout=adopt.REMOVALS_WAIT_S)  # a slow one goes on behind the API
+        if self._rollbacks:
+            await asyncio.wait(self._rollbacks.values(), timeout=adopt.REMOVALS_WAIT_S)
+
+    def _roll_back(self, container: Container) -> None:
+        task = self._group.create_task(self._remove_reported(container))
+        self._rollbacks[container.id] = task
+        task.add_done_callback(lambda _: self._rollbacks.pop(container.id))
+
+    async def _wait_rolled_back(self, container_id: str) -> None:
+        if task := self._rollbacks.get(container_id):
+            await asyncio.wait([task])
 
     def _find(self, container_id: str) -> Container:
         container = self._containers.get(container_id)
-        if container is None:
+        if container is None or container_id in self._rollbacks:
             raise UnknownContainer(container_id)
         return container
 
