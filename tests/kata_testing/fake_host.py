@@ -79,7 +79,7 @@ def run(work: Any) -> Any:
     """Run a coroutine with a deadline."""
 
     async def bounded() -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await work
 
     return asyncio.run(bounded())

@@ -20,10 +20,11 @@ def ask(word: str) -> sandbox_pb2.EventsRequest:
 
 class Streamer:
     """`count N`: N events; `fail N`: a status after N; `refuse`: a status at once; `hang`: one event and then none;
-    `flood N SIZE`: N events with SIZE bytes of text. `sent` counts, `ended` says that a handler is over."""
+    `flood N SIZE`: N events with SIZE bytes of text. `sent` counts events, `begun` and `finished` handlers."""
 
     def __init__(self) -> None:
         self.sent = 0
+        self.begun = 0
         self.finished = 0
         self.changed = asyncio.Condition()
 
@@ -41,6 +42,7 @@ class Streamer:
         return self._run(verb, [int(number) for number in numbers])
 
     async def _run(self, verb: str, numbers: list[int]) -> AsyncGenerator[sandbox_pb2.Event, None]:
+        self.begun += 1
         try:
             count = numbers[0] if numbers else 1
             text = "x" * numbers[1] if verb == "flood" else ""
@@ -59,3 +61,8 @@ class Streamer:
     async def wait_finished(self, count: int = 1) -> None:
         async with self.changed:
             await self.changed.wait_for(lambda: self.finished >= count)
+
+    async def wait_idle(self) -> None:
+        """Until each handler that began is over. One whose deadline had passed before its first step never begins."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.finished == self.begun)

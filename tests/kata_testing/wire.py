@@ -26,7 +26,7 @@ HEALTH = services.HEALTH_SERVICE
 CHECK = HEALTH.methods["Check"]
 VERSION = HEALTH.methods["Version"]
 
-TEST_TIMEOUT_S = 30.0
+TEST_TIMEOUT_S = 60.0
 _numbers = itertools.count()
 T = TypeVar("T")
 

@@ -10,6 +10,8 @@ from kata_testing.fake_host import run
 
 LIMIT, KEPT = 1 << 20, 256 << 10
 LINE = b"%07d\n"
+# What is kept has whole blocks, and the file system may need some of its own to say where they are.
+SLACK = 64 << 10
 
 
 def write_lines(path: Path, first: int, count: int) -> None:
@@ -28,7 +30,7 @@ def test_the_oldest_goes_the_newest_stays_and_offsets_keep_their_meaning(tmp_pat
     before = log.read_bytes()
     give_back(tmp_path, LIMIT, KEPT)
     after = log.read_bytes()
-    assert held_bytes(log) <= KEPT + 4096
+    assert held_bytes(log) <= KEPT + SLACK
     assert len(after) == len(before)
     assert after[-KEPT:] == before[-KEPT:]
     assert set(after[: -KEPT - 4096]) == {0}
@@ -65,5 +67,5 @@ def test_a_log_that_goes_on_growing_is_cut_again_and_again(tmp_path: Path) -> No
 
     run(body())
     assert held[0] > LIMIT
-    assert max(held[1:]) <= KEPT + 4096
+    assert max(held[1:]) <= KEPT + SLACK
     assert log.read_bytes()[-8:] == LINE % 1_199_999

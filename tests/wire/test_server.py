@@ -29,14 +29,16 @@ def test_check_answers_and_metadata_and_deadline_reach_the_handler() -> None:
         health = Health()
         async with served(health.router()) as here, await here.client() as client:
             assert (await client.call(CHECK, ask(""))).status == health_pb2.HealthCheckResponse.SERVING
+            loop = asyncio.get_running_loop()
+            asked = loop.time()
             answer = await client.call(
-                VERSION, ask("metadata"), timeout_s=5, metadata=(("a", "1"), ("a", "2"))
+                VERSION, ask("metadata"), timeout_s=20, metadata=(("a", "1"), ("a", "2"))
             )
             assert answer.grpc_version == "a=1,a=2"
             (call,) = health.calls
             assert (call.service, call.method, call.peer) == ("grpc.Health", "Version", "unix")
             assert call.deadline is not None
-            assert 4 < call.deadline - asyncio.get_running_loop().time() <= 5
+            assert asked + 20 <= call.deadline <= loop.time() + 20
 
     run_async(scenario())
 
@@ -211,7 +213,7 @@ def test_check_answers_while_a_thousand_calls_wait() -> None:
             async with asyncio.TaskGroup() as group:
                 waits = [group.create_task(client.call(VERSION, ask("wait"))) for _ in range(1000)]
                 await health.wait_started(1000)
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(20):
                     await client.call(CHECK, ask(""))
                 assert not any(wait.done() for wait in waits)
                 health.release.set()
@@ -258,13 +260,12 @@ def test_an_endless_sender_does_not_starve_another_connection() -> None:
                 async with asyncio.TaskGroup() as group:
                     sender = group.create_task(raw.send(blob))
                     answers = 0
-                    async with asyncio.timeout(20):
-                        while answers < 20000 * 16:
-                            answers += len(await raw.receive())
-                            await client.call(CHECK, ask(""), timeout_s=1)
+                    while answers < 20000 * 16:
+                        answers += len(await raw.receive())
+                        await client.call(CHECK, ask(""), timeout_s=20)
                     assert sender.done()
 
-    run_async(scenario())
+    run_async(scenario(), 120)
 
 
 class TestShutdown:

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
 
 from kata_protocols.gen import health_pb2, sandbox_pb2
 
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 
 
 class Peer:
@@ -93,7 +93,7 @@ class Peer:
             raise AssertionError("succeeded")
 
     def deadline(self) -> None:
-        assert self.failure("/grpc.Health/Version", "wait", timeout=0.1)[0] == "DEADLINE_EXCEEDED"
+        assert self.failure("/grpc.Health/Version", "wait", timeout=0.5)[0] == "DEADLINE_EXCEEDED"
         self.check()
 
     def concurrent(self) -> None:
@@ -128,7 +128,8 @@ class Peer:
         assert self._events("count 0") == []
         assert self._events("fail 2") == ["0", "1", "FAILED_PRECONDITION"]
         assert self._events("refuse") == ["INVALID_ARGUMENT"]
-        assert self._events("hang", 1.0) == ["0", "DEADLINE_EXCEEDED"]
+        late = self._events("hang", 0.5)  # the event that there is may come too late
+        assert late in (["0", "DEADLINE_EXCEEDED"], ["DEADLINE_EXCEEDED"]), late
         self.check()
 
     def reflection(self) -> None:
