@@ -56,32 +56,33 @@ def run(path: str, argv: list[str], environment: dict[str, str], timeout_s: floa
 def follow(pid: int, read_end: int, output: bytearray, timeout_s: float) -> bool | None:
     """Read its output until it ends. False: its time is over; None: nobody waits for it any more."""
     poll = select.poll()
-    hook, parent = os.pidfd_open(pid), _open_parent()
-    for fd in (hook, parent, read_end):
-        poll.register(fd, select.POLLIN)
     # an interval timer ends the poll with EINTR by an exception of ours; a clock would do, but a poll that is
     # told the rest of the time again and again is longer
     signal.signal(signal.SIGALRM, _raise_timeout)
     signal.signal(signal.SIGTERM, _raise_gone)
-    signal.setitimer(signal.ITIMER_REAL, timeout_s)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # crun blocks everything for who it starts
     try:
-        while True:
-            ready = dict(poll.poll())
-            if read_end in ready and not _take(read_end, output):
-                poll.unregister(read_end)
-            if hook in ready:
-                os.set_blocking(read_end, False)
-                _drain(read_end, output)
-                return True
-            if parent in ready:
-                return None
+        hook, parent = os.pidfd_open(pid), _open_parent()
+        for fd in (hook, parent, read_end):
+            poll.register(fd, select.POLLIN)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        try:  # our exceptions may come from each step while the signals are let in, the first and the last too
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])  # crun blocks everything for who it starts
+            while True:
+                ready = dict(poll.poll())
+                if read_end in ready and not _take(read_end, output):
+                    poll.unregister(read_end)
+                if hook in ready:
+                    os.set_blocking(read_end, False)
+                    _drain(read_end, output)
+                    return True
+                if parent in ready:
+                    return None
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM])
     except TimeoutError:
         return False
     except ProcessLookupError:
         return None
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGALRM])
 
 
 def describe(status: int) -> str:
