@@ -222,7 +222,7 @@ def check_processes(what: str, number: int) -> None:
             continue
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        if not poll.poll(5000):
+        if not poll.poll(30_000):
             raise SystemExit(f"{what} cancelled at await {number} left process {pid}")
         os.close(fd)
 

@@ -109,4 +109,4 @@ def test_set_and_log_of_a_running_agent(policy: str, tmp_path: Path) -> None:
             (entry,) = [json.loads(line) for line in tool("log", "--json", *where).stdout.splitlines()]
             assert (entry["rule"], entry["enforced"]) == ("SetPolicyRequest", True)
 
-    run_async(body())
+    run_async(body(), 120)  # several interpreters are started one after the other
