@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from kata_images.command import run
 from kata_images.errors import ImageError
+from kata_images.network import persist
 
 ARCHITECTURE = "amd64"
 APT_DEADLINE_S = 900.0
@@ -35,7 +36,7 @@ FORGET = (
 
 
 class OutdatedError(ImageError):
-    """What an earlier build resolved cannot be fetched: the mirror must be asked again (`refresh`)."""
+    """What was resolved cannot be fetched: the mirror must be asked again (`refresh`)."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,13 @@ class Apt:
         suite: str,
         offline: bool,
         refresh: bool,
+        tell: Callable[[str], None],
     ) -> None:
+        """`tell` hears of what failed and is tried again."""
         digest = sha256(f"{mirror} {suite}".encode()).hexdigest()[:16]
         self.suite, self._mirror, self._keyring = suite, mirror, keyring
         self._offline = offline
+        self._tell = tell
         self._state = folder / "apt" / f"{suite}-{digest}"
         self._archives = folder / "archives"
         self._updated = False
@@ -96,7 +100,8 @@ class Apt:
                 f"debian {self.suite}: nothing resolved yet for this recipe; build once without --offline"
             )
         self._configure()
-        self._apt(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"])
+        argv = ["apt-get", "update", "-o", "APT::Update::Error-Mode=any"]
+        persist(f"apt-get update for {self.suite}", lambda: self._apt(argv), self._tell)
         self._updated = True
 
     def resolve(self, names: Sequence[str], *, dependencies: bool) -> list[Archive]:
@@ -138,13 +143,15 @@ class Apt:
             arguments = []
             for digest, archive in missing.items():
                 arguments += [archive.uri, f"{found[digest]}.part", f"SHA256:{digest}"]
+            argv = [HELPER, "download-file", *arguments]
             try:
-                self._apt([HELPER, "download-file", *arguments])
+                if self._updated:  # what the lists name should be there
+                    persist(f"downloading {len(missing)} packages", lambda: self._apt(argv), self._tell)
+                else:
+                    self._apt(argv)
             except ImageError as error:
-                if self._updated:
-                    raise
                 raise OutdatedError(
-                    f"debian {self.suite}: the mirror has newer packages now ({error})"
+                    f"debian {self.suite}: the mirror does not have what was resolved ({error})"
                 ) from error
             for path in (found[digest] for digest in missing):
                 Path(f"{path}.part").rename(path)
@@ -168,7 +175,9 @@ class Apt:
         self.update()
         answer = ask()
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"question": question, "answer": answer}, indent=1))
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({"question": question, "answer": answer}, indent=1))
+        fresh.rename(file)
         return answer
 
     def forget(self) -> None:

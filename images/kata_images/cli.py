@@ -10,10 +10,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from kata_images.apt import Apt, OutdatedError
 from kata_images.apt_sources import KEYRING, mirror_of_machine
@@ -30,6 +31,7 @@ from kata_images.recipe import read_recipe
 from kata_images.workshop import Workshop
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "default.toml"
+Made = TypeVar("Made")
 PROGRAMS = ("apt-get", "apt-cache", "dpkg-deb", "unshare", "chroot", "zstd")
 
 
@@ -116,23 +118,29 @@ def run_build(options: argparse.Namespace) -> int:
             return _answer(document, as_json=options.json)
 
         def build(*, refresh: bool) -> dict[str, Any]:
-            apt = _apt(options, cache, recipe.image.suite, refresh=refresh)
+            apt = _apt(options, cache, recipe.image.suite, progress, refresh=refresh)
             shop = Workshop(
                 inputs=inputs, apt=apt, cache=cache, progress=progress, jobs=options.jobs, zstd=zstd
             )
             return build_image(shop, output)
 
-        try:
-            document = build(refresh=options.refresh)
-        except OutdatedError as error:
-            progress.note(f"asking the mirror again: {error}")
-            document = build(refresh=True)
+        document = _with_second_try(build, progress, refresh=options.refresh)
     size = mega(document["outputs"]["initrd.img"]["size"]).strip()
     progress.note(f"{output / 'initrd.img'}: {size}, {progress.total_s():.1f} s")
     return _answer(document, as_json=options.json)
 
 
-def _apt(options: argparse.Namespace, cache: Cache, suite: str, *, refresh: bool = False) -> Apt:
+def _with_second_try(work: Callable[..., Made], progress: Progress, *, refresh: bool = False) -> Made:
+    try:
+        return work(refresh=refresh)
+    except OutdatedError as error:
+        progress.note(f"asking the mirror again: {error}")
+        return work(refresh=True)
+
+
+def _apt(
+    options: argparse.Namespace, cache: Cache, suite: str, progress: Progress, *, refresh: bool = False
+) -> Apt:
     if options.mirror:
         mirror, keyring = str(options.mirror).rstrip("/"), KEYRING
     else:
@@ -141,7 +149,13 @@ def _apt(options: argparse.Namespace, cache: Cache, suite: str, *, refresh: bool
     if refresh and options.offline:
         raise ImageError("--refresh asks the mirror, --offline forbids it: give one of them")
     return Apt(
-        cache.folder, mirror=mirror, keyring=keyring, suite=suite, offline=options.offline, refresh=refresh
+        cache.folder,
+        mirror=mirror,
+        keyring=keyring,
+        suite=suite,
+        offline=options.offline,
+        refresh=refresh,
+        tell=progress.note,
     )
 
 
@@ -183,10 +197,14 @@ def run_tools(options: argparse.Namespace) -> int:
         require_programs(("apt-get", "dpkg-deb"))
         cache = Cache(options.cache or folder.parent / "cache")
         with cache.locked(lambda holder: progress.note(f"waiting for another builder, process {holder}")):
-            apt = _apt(options, cache, SUITE)
-            for name in missing_tools(folder):
-                with progress.step(f"{name} from Debian {SUITE}"):
-                    fetch_tool(name, apt, cache, folder)
+
+            def fetch(*, refresh: bool) -> None:
+                apt = _apt(options, cache, SUITE, progress, refresh=refresh)
+                for name in missing_tools(folder):
+                    with progress.step(f"{name} from Debian {SUITE}"):
+                        fetch_tool(name, apt, cache, folder)
+
+            _with_second_try(fetch, progress)
     else:
         progress.note("every tool is here")
     if options.json:

@@ -37,7 +37,13 @@ def make_compiled(shop: Workshop) -> Path:
                 unpack_root(files.values(), root)
             with shop.progress.step(f"downloading {len(locked)} Python libraries"):
                 requirements = shop.inputs.requirements
-                download(requirements, wheels, native=recipe.libraries.native, python=shop.python)
+                download(
+                    requirements,
+                    wheels,
+                    native=recipe.libraries.native,
+                    python=shop.python,
+                    tell=shop.progress.note,
+                )
             shop.cache.result("compiled", key, lambda folder: _compile(shop, root, crun, wheels, folder))
     result = shop.cache.folder / "compiled" / key
     shop.record("crun", crun, (result / "crun").stat().st_size)

@@ -99,6 +99,7 @@ def _compile(shop: Workshop, root: Path, crate: Tree, folder: Path) -> None:
     _let_cargo_out(root)
     told = {name: value for name, value in os.environ.items() if _is_cargos(name)}
     told["CARGO_HTTP_CAINFO"] = f"/{CERTIFICATES}"
+    told.setdefault("CARGO_NET_RETRY", "10")  # later and later, as `kata_images.network` does for the others
     argv = ["/bin/bash", "-euc", SCRIPT, "sh", str(shop.jobs), f"python{shop.python}"]
     run_in(root, argv, deadline_s=COMPILE_DEADLINE_S, environment=told)
     wheel = _only(root / "build/out", WHEEL)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import sys
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from kata_images.command import default_environment, run
 from kata_images.errors import ImageError
+from kata_images.network import persist
 
 PIP_DEADLINE_S = 600.0
 
@@ -50,9 +51,17 @@ def parse_requirements(text: str, origin: str) -> list[Requirement]:
 
 
 def download(
-    requirements: Sequence[Requirement], folder: Path, *, native: Collection[str], python: str
+    requirements: Sequence[Requirement],
+    folder: Path,
+    *,
+    native: Collection[str],
+    python: str,
+    tell: Callable[[str], None],
 ) -> None:
-    """Download wheels for the guest's Python, and sdists of what is built here; pip verifies the hashes."""
+    """Download wheels for the guest's Python, and sdists of what is built here; pip verifies the hashes.
+
+    `tell` hears of what failed and is tried again.
+    """
     digits = python.replace(".", "")
     wheels = [
         "--only-binary=:all:",
@@ -65,9 +74,10 @@ def download(
     sources = [item for item in requirements if item.name in native]
     binaries = [item for item in requirements if item.name not in native]
     if binaries:
-        _pip(binaries, folder, [*wheels, *platforms])
+        persist("pip download", lambda: _pip(binaries, folder, [*wheels, *platforms]), tell)
     if sources:
-        _pip(sources, folder, ["--no-binary=:all:", "--no-build-isolation"])
+        unbuilt = ["--no-binary=:all:", "--no-build-isolation"]
+        persist("pip download", lambda: _pip(sources, folder, unbuilt), tell)
 
 
 def _pip(requirements: Sequence[Requirement], folder: Path, options: Sequence[str]) -> None:

@@ -102,7 +102,15 @@ Need to get 955 kB of archives.
 
 
 def test_offline_with_an_empty_cache_says_what_to_do(tmp_path: Path) -> None:
-    apt = Apt(tmp_path, mirror=MIRROR, keyring="/none", suite="trixie", offline=True, refresh=False)
+    apt = Apt(
+        tmp_path,
+        mirror=MIRROR,
+        keyring="/none",
+        suite="trixie",
+        offline=True,
+        refresh=False,
+        tell=pytest.fail,
+    )
     with pytest.raises(ImageError, match="build once without --offline"):
         apt.resolve(["busybox-static"], dependencies=False)
     archive = Archive("busybox-static", "1", "pool/x.deb", f"{MIRROR}/pool/x.deb", "ab" * 32, 3)
