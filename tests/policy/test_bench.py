@@ -59,7 +59,7 @@ def test_a_quick_run_measures_every_native_figure(tmp_path: Path) -> None:
     target = tmp_path / "bench.json"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "bench")}
     command = [sys.executable, "-m", "kata_bench.main", "native", "files", "--quick", "--json", str(target)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(target.read_text())
     expected = {

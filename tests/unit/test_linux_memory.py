@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kata_linux import lrugen, psi
 
+BUSY = "import select, sys\nwhile not select.select([sys.stdin], [], [], 0)[0]: pass"
 PRESSURE = (
     "some avg10=1.50 avg60=0.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
 )
@@ -39,15 +43,21 @@ def test_what_is_no_pressure_file_is_refused(text: str) -> None:
 
 
 def test_a_trigger_fires_when_tasks_have_waited() -> None:
-    trigger = psi.Trigger("/proc/pressure/cpu", "some", 1, 2_000_000)
+    trigger = psi.Trigger("/proc/pressure/cpu", "some", 1, 10_000_000)
+    # More than there are processors for; they end with their input.
+    hogs = [
+        subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE)
+        for _ in range(len(os.sched_getaffinity(0)) + 1)
+    ]
     try:
         poll = select.poll()
         poll.register(trigger.fileno(), select.POLLIN)
-        # A microsecond of waiting in two seconds: this test process itself is enough of a load.
-        assert poll.poll(20_000)
+        assert poll.poll(60_000)
         assert not poll.poll(0), "seen once, it is used up"
     finally:
         trigger.close()
+        for hog in hogs:
+            hog.communicate()
 
 
 def test_a_trigger_that_the_kernel_refuses_is_named(tmp_path: Path) -> None:
