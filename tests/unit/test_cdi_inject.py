@@ -20,6 +20,7 @@ from kata_agent.devices.cdi.inject import Cdi, find_wanted
 from kata_agent.devices.cdi.name import Name
 from kata_agent.errors import InvalidRequest, NotSupported, TimedOut
 from kata_agent.worker import Worker
+from kata_linux import inotify
 
 KATA = """{"cdiVersion": "0.6.0", "kind": "kata.com/gpu",
  "devices": [{"name": "0", "containerEdits": {"env": ["FOO=VALID_SPEC", "BAR=BARVALUE1"],
@@ -244,6 +245,33 @@ def test_device_is_injected_when_its_file_comes(tmp_path: Path, before: str) -> 
             task = await start(inject(make_cdi(tmp_path, worker=worker), "kata.com/gpu=0"), worker, group)
             assert not task.done()
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".draft").write_text(KATA)
+            (folder / ".draft").rename(folder / "kata.json")
+            assert (await task)["process"]["env"] == ["FOO=VALID_SPEC", "BAR=BARVALUE1"]
+
+    run(work())
+
+
+def test_folder_that_comes_while_what_is_above_it_begins_to_be_watched_is_watched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run" / "cdi"
+    folder.parent.mkdir()
+    add_watch = inotify.add_watch
+
+    def add_late(fd: int, path: str, mask: int) -> int:
+        try:
+            return add_watch(fd, path, mask)
+        finally:
+            if path == str(folder):
+                folder.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(inotify, "add_watch", add_late)
+
+    async def work() -> None:
+        worker = ToldWorker()
+        async with asyncio.TaskGroup() as group:
+            task = await start(inject(make_cdi(tmp_path, worker=worker), "kata.com/gpu=0"), worker, group)
             (folder / ".draft").write_text(KATA)
             (folder / ".draft").rename(folder / "kata.json")
             assert (await task)["process"]["env"] == ["FOO=VALID_SPEC", "BAR=BARVALUE1"]

@@ -146,12 +146,19 @@ class _Changes:
         """Watch these folders; where one is not there, what is above it. Watching twice is watching once."""
         self._changed.clear()
         for path in paths:
-            while not self._add(path):
-                path = os.path.dirname(path)
+            while (missing := self._add_nearest(path)) and os.path.exists(missing):
+                pass  # it came before what is above it was watched, which did not tell
 
     async def wait(self) -> None:
         """Until something has changed since the last `watch`."""
         await self._changed.wait()
+
+    def _add_nearest(self, path: str) -> str:
+        """Watch it, or the nearest folder above it that is there; gives what is missing in that."""
+        missing = ""
+        while not self._add(path):
+            missing, path = path, os.path.dirname(path)
+        return missing
 
     def _add(self, path: str) -> bool:
         try:
