@@ -1,8 +1,8 @@
 """Structured log: one JSON object a line on standard output, as Kata's log parser reads it.
 
-Owns: the record's form and a write that never blocks the loop. Must not know: what is logged about (callers
-pass fields), `logging` and its handlers (0.3 MB and a lock for nothing). Follows: the record keys of Kata's
-agent 3.21. Never pass request contents, environment values or file data.
+Owns: the record's form, a write that never blocks the loop, what a slow terminal has yet to take. Must not know:
+what is logged about (callers pass fields), `logging` and its handlers (0.3 MB and a lock for nothing). Follows: the
+record keys of Kata's agent 3.21. Never pass request contents, environment values or file data.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ from typing import TYPE_CHECKING
 from kata_protocols.log_record import LEVELS, ORDER, timestamp
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
 # A write of at most PIPE_BUF to a pipe is whole, and does not block once the pipe polls writable.
 LINE_LIMIT_BYTES = select.PIPE_BUF
 _VALUE_LIMIT = 1500
 _EARLY_LIMIT = 64
+# What waits for a serial line, which takes 16 bytes with each interrupt; eight containers made at once say as much.
+UNSENT_LIMIT_BYTES = 65536
 
 
 class Log:
-    """Writes records to a descriptor. A reader that does not keep up loses lines and is told how many."""
+    """Writes records to a descriptor. A reader that does not keep up loses lines and is told how many.
+
+    A terminal takes little at a time: what is too much for it waits, and follows from the running event loop.
+    """
 
     def __init__(self, fd: int = 1, level: str = "info") -> None:
-        fd = _reopen_terminal(fd)
-        self._fd = fd
+        self._fd = _reopen_terminal(fd)
+        self._waits = self._fd != fd
+        self._unsent = bytearray()
+        fd = self._fd
         self._threshold = ORDER.index(level)
         self._dropped = 0
         self._sinks: list[Callable[[bytes], None]] = []
@@ -90,16 +98,45 @@ class Log:
         self._dropped = 0 if self._put(line) else self._dropped + 1
 
     def _put(self, line: bytes) -> bool:
+        if self._unsent:
+            return self._keep(line)
         try:
             ready = self._poll.poll(0)
             if not ready or not ready[0][1] & select.POLLOUT:
-                return False
+                return self._keep(line)
             if self._is_cut:
                 line = b"\n" + line
-            self._is_cut = os.write(self._fd, line) < len(line)
+            count = os.write(self._fd, line)
         except OSError:
             return False  # no console, or its reader has gone: there is nowhere to say it
+        self._is_cut = count < len(line) and not self._keep(line[count:])
         return True
+
+    def _keep(self, line: bytes) -> bool:
+        """Let it wait for its turn, if it may."""
+        if not self._waits or len(self._unsent) + len(line) > UNSENT_LIMIT_BYTES:
+            return False
+        if not self._unsent:
+            from asyncio import get_running_loop
+
+            try:
+                loop = get_running_loop()
+            except RuntimeError:
+                return False  # before the loop runs, or beside it
+            loop.add_writer(self._fd, self._send, loop)
+        self._unsent += line
+        return True
+
+    def _send(self, loop: AbstractEventLoop) -> None:
+        try:
+            count = os.write(self._fd, self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = len(self._unsent)  # the console has gone
+        del self._unsent[:count]
+        if not self._unsent:
+            loop.remove_writer(self._fd)
 
 
 def render(

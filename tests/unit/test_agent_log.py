@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from kata_agent import log
+from kata_testing.wire import run_async
 
 
 @pytest.fixture
@@ -89,3 +91,68 @@ def test_terminal_that_nobody_reads_never_blocks_and_others_keep_their_flags() -
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_terminal_that_is_slow_gets_every_record_whole_and_in_order() -> None:
+    count = 60
+
+    async def run() -> bytes:
+        master, slave = os.openpty()
+        try:
+            logger = log.Log(slave)
+            for number in range(count):  # many times what a terminal takes at once
+                logger.info("rpc", str(number), text="x" * 500)
+            said, ended = b"", asyncio.Event()
+
+            def read() -> None:
+                nonlocal said
+                said += os.read(master, 65536)
+                if said.count(b"\n") == count:
+                    ended.set()
+
+            asyncio.get_running_loop().add_reader(master, read)
+            await ended.wait()
+            asyncio.get_running_loop().remove_reader(master)
+            logger.info("rpc", "after")
+            return said + os.read(master, 65536)
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    records = [json.loads(line) for line in run_async(run()).splitlines()]
+    assert [record["msg"] for record in records] == [*map(str, range(count)), "after"]
+    assert not any("dropped-records" in record for record in records)
+
+
+def test_terminal_that_takes_nothing_loses_records_beyond_the_limit_and_is_told_how_many() -> None:
+    async def run() -> tuple[int, bytes]:
+        master, slave = os.openpty()
+        try:
+            logger = log.Log(slave)
+            for number in range(200):
+                logger.info("rpc", str(number), text="x" * 500)
+            said, told = b"", asyncio.Event()
+
+            def read() -> None:
+                nonlocal said
+                said += os.read(master, 65536)
+                if b"dropped-records" in said and said.endswith(b"\n"):
+                    told.set()
+                elif said.endswith(b"\n"):
+                    logger.info("rpc", "later")
+
+            asyncio.get_running_loop().add_reader(master, read)
+            await told.wait()
+            asyncio.get_running_loop().remove_reader(master)
+            return logger._dropped, said
+        finally:
+            os.close(master)
+            os.close(slave)
+
+    left, said = run_async(run())
+    records = [json.loads(line) for line in said.splitlines()]
+    numbers = [record["msg"] for record in records if record["msg"] != "later"]
+    told = next(int(record["dropped-records"]) for record in records if "dropped-records" in record)
+    assert numbers == list(map(str, range(len(numbers))))
+    assert told == 200 - len(numbers) > 0
+    assert left == 0
