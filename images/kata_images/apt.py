@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -140,22 +140,33 @@ class Apt:
         if missing:
             self._configure()
             self._archives.mkdir(parents=True, exist_ok=True)
-            arguments = []
-            for digest, archive in missing.items():
-                arguments += [archive.uri, f"{found[digest]}.part", f"SHA256:{digest}"]
-            argv = [HELPER, "download-file", *arguments]
             try:
                 if self._updated:  # what the lists name should be there
-                    persist(f"downloading {len(missing)} packages", lambda: self._apt(argv), self._tell)
+                    what = f"downloading {len(missing)} packages"
+                    persist(what, lambda: self._download(missing), self._tell)
                 else:
-                    self._apt(argv)
+                    self._download(missing)
             except ImageError as error:
                 raise OutdatedError(
                     f"debian {self.suite}: the mirror does not have what was resolved ({error})"
                 ) from error
-            for path in (found[digest] for digest in missing):
-                Path(f"{path}.part").rename(path)
         return found
+
+    def _download(self, wanted: Mapping[str, Archive]) -> None:
+        """Fetch what is not here yet. When one file cannot be had, those that came whole stay for the next attempt."""
+        left = [digest for digest in wanted if not (self._archives / digest).exists()]
+        parts = {digest: self._archives / f"{digest}.part" for digest in left}
+        arguments: list[str] = []
+        for digest, part in parts.items():
+            arguments += [wanted[digest].uri, str(part), f"SHA256:{digest}"]
+        try:
+            self._apt([HELPER, "download-file", *arguments])
+        except BaseException:
+            parts = {digest: part for digest, part in parts.items() if _has_digest(part, digest)}
+            raise
+        finally:
+            for digest, part in parts.items():
+                part.rename(self._archives / digest)
 
     def _resolve(self, verb: Sequence[str], names: Sequence[str]) -> list[Archive]:
         def ask() -> object:
@@ -213,6 +224,10 @@ class Apt:
 
     def _apt(self, argv: Sequence[str]) -> bytes:
         return run([argv[0], "-c", str(self._state / "apt.conf"), *argv[1:]], deadline_s=APT_DEADLINE_S)
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    return path.exists() and sha256(path.read_bytes()).hexdigest() == digest
 
 
 def unpack(deb: Path, folder: Path) -> None:

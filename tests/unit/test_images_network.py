@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -66,13 +67,21 @@ def test_another_kind_of_error_is_raised_at_once() -> None:
 # apt
 
 
+MIRROR = "http://mirror.example/debian"
 APT = """#!/bin/sh
 shift 2
 echo "$1" >> "$LOG"
 [ -e "$LOG.fail" ] && { rm "$LOG.fail"; echo "E: Connection timed out" >&2; exit 100; }
 case "$*" in
-    *--print-uris*) echo "'http://mirror.example/pool/x/x_1_amd64.deb' x_1_amd64.deb 3 SHA256:$DIGEST" ;;
-    download-file*) echo deb > "$3" ;;
+    *--print-uris*) echo "'http://mirror.example/debian/pool/x/x_1_amd64.deb' x_1_amd64.deb 3 SHA256:$DIGEST" ;;
+    download-file*)
+        shift
+        while [ $# -gt 0 ]; do
+            [ -e "$LOG.missing" ] && case $1 in */rare) rm "$LOG.missing"; exit 100 ;; esac
+            echo "$1" | tee -a "$LOG" > "$2"
+            shift 3
+        done
+        ;;
 esac
 """
 
@@ -95,7 +104,7 @@ class Mirror:
 
     def open(self) -> Apt:
         return Apt(
-            self.folder, mirror="http://mirror.example/debian", keyring="/none", suite="trixie",
+            self.folder, mirror=MIRROR, keyring="/none", suite="trixie",
             offline=False, refresh=False, tell=self.told.append,
         )  # fmt: skip
 
@@ -120,7 +129,13 @@ def fetch(apt: Apt) -> list[Archive]:
 def test_a_mirror_that_does_not_answer_at_first_is_asked_for_its_lists_again(mirror: Mirror) -> None:
     mirror.fail_once()
     assert [archive.name for archive in fetch(mirror.open())] == ["x"]
-    assert mirror.asked() == ["update", "update", "download", "download-file"]
+    assert mirror.asked() == [
+        "update",
+        "update",
+        "download",
+        "download-file",
+        f"{MIRROR}/pool/x/x_1_amd64.deb",
+    ]
     (told,) = mirror.told
     assert told.startswith(
         "apt-get update for trixie failed, trying again in 0 s: apt-get failed with status 100:"
@@ -133,8 +148,23 @@ def test_a_package_that_its_own_lists_name_is_fetched_again(mirror: Mirror) -> N
     archives = apt.resolve(["x"], dependencies=False)
     mirror.fail_once()
     apt.fetch(archives)
-    assert mirror.asked() == ["update", "download", "download-file", "download-file"]
+    assert mirror.asked()[:4] == ["update", "download", "download-file", "download-file"]
     assert [told.partition(",")[0] for told in mirror.told] == ["downloading 1 packages failed"]
+
+
+def test_what_came_whole_is_not_fetched_again_for_what_did_not(mirror: Mirror) -> None:
+    apt = mirror.open()
+    apt.resolve(["x"], dependencies=False)
+    uris = [f"{MIRROR}/pool/{name}" for name in ("usual", "rare")]
+    digests = [sha256(f"{uri}\n".encode()).hexdigest() for uri in uris]
+    archives = [Archive("x", "1", uri, uri, digest, 3) for uri, digest in zip(uris, digests, strict=True)]
+    (mirror.folder / "log.missing").touch()
+    found = apt.fetch(archives)
+    assert {digest: path.read_text().strip() for digest, path in found.items()} == dict(
+        zip(digests, uris, strict=True)
+    )
+    assert mirror.asked()[2:] == ["download-file", uris[0], "download-file", uris[1]]
+    assert sorted(path.name for path in (mirror.folder / "archives").iterdir()) == sorted(digests)
 
 
 def test_a_package_that_older_lists_name_is_asked_for_afresh_at_once(mirror: Mirror) -> None:
