@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 FAKE_AGENT = "kata_testing.fake_agent:run"
 
 

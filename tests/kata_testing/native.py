@@ -35,8 +35,8 @@ from kata_testing.requires import crun_path
 NEEDS = ("root", "crun", "busybox", "cgroup2")
 AGENT = services.AGENT_SERVICE
 HEALTH = services.HEALTH_SERVICE
-START_TIMEOUT_S = 20.0
-CALL_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 60.0
 NAMESPACES = ("pid", "mount", "ipc", "uts")
 _numbers = itertools.count()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from kata_linux import mount, mountinfo, namespaces
 
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 
 def run_in_private_mounts(body: Callable[[], None]) -> None:

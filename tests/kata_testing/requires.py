@@ -24,7 +24,7 @@ from kata_policy.extension import find_extension
 from kata_testing.repository import BUILD, GUEST_FILES
 
 VARIABLE = "KATA_TEST_REQUIRE"
-PROBE_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 120.0
 
 
 class Need(NamedTuple):

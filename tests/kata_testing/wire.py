@@ -201,7 +201,7 @@ def check_frame(codec: Connection) -> bytes:
 
 
 @asynccontextmanager
-async def served(router: Router, *, grace_s: float = 5.0) -> AsyncIterator[Served]:
+async def served(router: Router, *, grace_s: float = 30.0) -> AsyncIterator[Served]:
     """Serve `router` on a fresh address; errors are kept for the test to look at."""
     address = fresh_address()
     errors = Errors()

@@ -25,7 +25,7 @@ from kata_linux import inotify
 KATA = """{"cdiVersion": "0.6.0", "kind": "kata.com/gpu",
  "devices": [{"name": "0", "containerEdits": {"env": ["FOO=VALID_SPEC", "BAR=BARVALUE1"],
    "deviceNodes": [{"path": "/dev/null", "permissions": "rw"}, {"path": "/dev/zero", "permissions": "rw"}]}}]}"""
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def apply(edits: dict[str, Any], spec: dict[str, Any] | None = None, **nodes: Node) -> dict[str, Any]:

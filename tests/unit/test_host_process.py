@@ -15,7 +15,7 @@ import pytest
 from kata_host.vm.process import Child, ChildFailed, read_tail, run_while_alive
 from kata_testing.fake_host import run
 
-END_TIMEOUT_S = 10
+END_TIMEOUT_S = 60
 GRANDCHILD = "sleep 1000 & echo $! > $0; wait"
 
 

@@ -15,7 +15,7 @@ from kata_init.listen import open_listener
 from kata_init.plan import Address
 from kata_linux import virtioports
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def dial(name: str) -> None:

@@ -22,6 +22,12 @@ from kata_testing.wire import run_async
 _names = itertools.count()
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for comes; tests of what does not come have a time of their own."""
+    monkeypatch.setattr(passed, "TAKE_S", 60.0)
+
+
 class Keeper:
     """PID 1's store, by name."""
 
@@ -204,7 +210,7 @@ def test_a_connection_that_a_killed_agent_had_only_accepted_ends_and_its_host_ca
         listener.listen(16)
         peer.bind(f"{name}-peer:5")
         peer.connect(name)
-        peer.settimeout(20)
+        peer.settimeout(60)
         program = f"""
 import asyncio, os, socket
 from tests.unit.test_processes_passed import Dying

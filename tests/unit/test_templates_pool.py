@@ -11,7 +11,7 @@ import pytest
 from kata_host.templates.pool import MAX_FAILURES, MAX_WAITING, Pool, PoolError
 from kata_host.vm.base import VmError
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Fake:

@@ -62,8 +62,8 @@ async def proxy(folder: Path) -> AsyncIterator[UnixAddress]:
 
 
 async def check(address: UnixAddress) -> None:
-    async with Client(await dial(address, timeout_s=10)) as client:
-        assert (await client.call(CHECK, health_pb2.CheckRequest(), timeout_s=10)).status == 1
+    async with Client(await dial(address, timeout_s=30)) as client:
+        assert (await client.call(CHECK, health_pb2.CheckRequest(), timeout_s=30)).status == 1
 
 
 def test_any_number_of_clients_have_the_channel_at_once(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_clients_wait_for_a_machine_that_comes_late_and_for_the_next_one(tmp_pat
                     await asyncio.sleep(0)
                     vmm = Vmm(tmp_path / "channel", here.server)
                     await waiting
-                async with Client(await dial(address, timeout_s=10)) as client:
+                async with Client(await dial(address, timeout_s=30)) as client:
                     assert (await client.call(CHECK, health_pb2.CheckRequest())).status == 1
                     vmm.end()
                     await client.wait_closed()

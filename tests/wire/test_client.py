@@ -178,8 +178,8 @@ class TestDialing:
             with open_listener(UnixAddress(path)) as listener:
                 async with asyncio.TaskGroup() as group:
                     playing = group.create_task(play_multiplexer(listener, answers))
-                    async with Client(await dial(HybridAddress(path, 1024), timeout_s=5)) as client:
-                        assert (await client.call(CHECK, ask(), timeout_s=5)).status == 1
+                    async with Client(await dial(HybridAddress(path, 1024), timeout_s=30)) as client:
+                        assert (await client.call(CHECK, ask(), timeout_s=30)).status == 1
             assert playing.result() == [b"CONNECT 1024\n"] * 3
 
         run_async(scenario())
@@ -216,7 +216,7 @@ class TestDialing:
         async def scenario() -> None:
             address = fresh_address()
             async with asyncio.TaskGroup() as group:
-                dialing = group.create_task(dial(address, timeout_s=5))
+                dialing = group.create_task(dial(address, timeout_s=30))
                 await asyncio.sleep(0)
                 with open_listener(address):
                     (await dialing).close()
@@ -275,7 +275,7 @@ class TestListening:
                     serve(Health().router(), [listener]),
                     Client(await connect_once(VsockAddress(1, 10240))) as client,
                 ):
-                    await client.call(CHECK, ask(), timeout_s=5)
+                    await client.call(CHECK, ask(), timeout_s=30)
 
         run_async(scenario())
 

@@ -23,7 +23,7 @@ ROUNDS = 150
 
 async def still_answers(here: Served) -> None:
     with here.raw() as raw:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await raw.send(check_frame(raw.codec))
             assert await raw.event() == ResponseReceived(1, 0, "", (), b"\x08\x01")
 
@@ -32,7 +32,7 @@ async def throw(here: Served, data: bytes) -> None:
     """Send bytes, read whatever comes until the server has nothing more to say to the closed half."""
     with here.raw() as raw:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await raw.send(data)
                 raw.sock.shutdown(socket.SHUT_WR)
                 while await raw.receive():

@@ -91,7 +91,7 @@ async def go_server(peer: str, path: str) -> AsyncIterator[Client]:
         peer, "server", path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
-        async with Client(await dial(UnixAddress(path), timeout_s=10)) as client:
+        async with Client(await dial(UnixAddress(path), timeout_s=30)) as client:
             yield client
     finally:
         assert process.stdin is not None
@@ -103,8 +103,8 @@ async def go_server(peer: str, path: str) -> AsyncIterator[Client]:
 def test_gos_confidential_data_hub_serves_our_client_of_it(peer: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         path = str(tmp_path / "s")
-        hub = Hub(api_timeout_s=10.0, pull_timeout_s=10.0, socket_path=path)
-        hasty = Hub(api_timeout_s=10.0, pull_timeout_s=0.3, socket_path=path)
+        hub = Hub(api_timeout_s=60.0, pull_timeout_s=60.0, socket_path=path)
+        hasty = Hub(api_timeout_s=60.0, pull_timeout_s=0.3, socket_path=path)
         async with go_server(peer, path):
             await hub.pull_image("registry/app:1", "/bundle")
             assert await hub.unseal("variable X", b"sealed.secret") == b"secret"
@@ -129,10 +129,10 @@ def ask(word: str) -> health_pb2.CheckRequest:
 def test_our_client_is_served_by_go(peer: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with go_server(peer, str(tmp_path / "s")) as client:
-            assert (await client.call(CHECK, ask(""), timeout_s=10)).status == 1
+            assert (await client.call(CHECK, ask(""), timeout_s=30)).status == 1
             answer = await client.call(VERSION, ask("metadata"), metadata=(("traceparent", "00-7"),))
             assert answer.grpc_version == "00-7"
-            assert (await client.call(VERSION, ask("deadline"), timeout_s=4)).grpc_version == "true true"
+            assert (await client.call(VERSION, ask("deadline"), timeout_s=40)).grpc_version == "true true"
             with pytest.raises(StatusError) as caught:
                 await client.call(VERSION, ask("fail"))
             assert (caught.value.code, caught.value.message) == (Code.FAILED_PRECONDITION, "not now")
@@ -179,7 +179,7 @@ def test_gos_streams_reach_our_client_and_are_given_up(peer: str, tmp_path: Path
                     await anext(events)
             async with aclosing(client.stream(EVENTS, ask_events("hang 2"), timeout_s=20)) as events:
                 assert (await anext(events)).cursor == "0"
-            assert (await client.call(CHECK, ask(""), timeout_s=10)).status == 1
+            assert (await client.call(CHECK, ask(""), timeout_s=30)).status == 1
 
     run_async(scenario())
 
@@ -281,7 +281,7 @@ async def go_channel(peer: str, mode: str, path: str) -> AsyncIterator[Mux]:
     """The host's end of a channel, with Go's at the other."""
     process = await asyncio.create_subprocess_exec(peer, mode, path, stdin=asyncio.subprocess.PIPE)
     try:
-        mux = Mux((await dial(UnixAddress(path), timeout_s=10)).detach(), client=True)
+        mux = Mux((await dial(UnixAddress(path), timeout_s=30)).detach(), client=True)
         yield mux
         mux.close()
     finally:

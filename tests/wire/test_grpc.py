@@ -80,7 +80,7 @@ def test_a_preface_that_dribbles_is_answered_in_http2(size: int) -> None:
             with here.raw() as raw:
                 for start in range(0, len(HTTP2_PREFACE), size):
                     await raw.send(HTTP2_PREFACE[start : start + size])
-                    await client.call(CHECK, CHECK.request_type(), timeout_s=5)  # ttRPC beside it
+                    await client.call(CHECK, CHECK.request_type(), timeout_s=30)  # ttRPC beside it
                 await raw.send(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
                 header = await raw.read_exactly(9)
                 assert (header[3], header[5:]) == (4, bytes(4)), "the server's settings frame"

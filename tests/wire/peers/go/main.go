@@ -85,7 +85,7 @@ func call(c *ttrpc.Client, ctx context.Context, method, argument string) (string
 }
 
 func check(c *ttrpc.Client) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var answer wrapperspb.Int32Value
 	if err := c.Call(ctx, health, "Check", &emptypb.Empty{}, &answer); err != nil {
@@ -285,7 +285,7 @@ func version(ctx context.Context, unmarshal func(interface{}) error) (interface{
 		return wrapperspb.String(value), nil
 	case "deadline":
 		at, known := ctx.Deadline()
-		return wrapperspb.String(fmt.Sprint(known, time.Until(at) < 5*time.Second)), nil
+		return wrapperspb.String(fmt.Sprint(known, time.Until(at) < 50*time.Second)), nil
 	}
 	return wrapperspb.String(request.Value), nil
 }
