@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import sys
+import tempfile
 import types
 from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -286,6 +287,67 @@ async def try_late_removal(world: World) -> None:
         raise SystemExit(f"a late removal ended with {second.result()!r} and left {traces(world)}")
 
 
+LATE_TO_TELL = """#!/bin/sh
+case "$*" in *" exec "*) ;; *) exec {crun} "$@" ;; esac
+for word; do
+    shift
+    [ "$last" = --pid-file ] && pid=$word word=$word.early
+    set -- "$@" "$word"
+    last=$word
+done
+{crun} "$@"
+status=$?
+echo started >{folder}/started
+read go <{folder}/go
+mv "$pid.early" "$pid"
+exit $status
+"""
+
+
+def make_late_crun(folder: str, crun: str) -> str:
+    """A crun that tells that it has started a process, and its pid when it is told to."""
+    program = f"{folder}/crun"
+    with open(program, "w", encoding="utf-8") as file:
+        file.write(LATE_TO_TELL.format(crun=crun, folder=folder))
+    os.chmod(program, 0o700)
+    for name in ("started", "go"):
+        os.mkfifo(f"{folder}/{name}")
+    return program
+
+
+async def try_exec_that_has_started(folder: str, crun: str, book: ExitBook) -> None:
+    """Cancelled when the process runs and crun has yet to tell its pid."""
+    program = make_late_crun(folder, crun)
+    async with asyncio.TaskGroup() as group:
+        containers = Containers(
+            Settings(crun_path=program, base_dir=BASE),
+            group=group,
+            exits=book,
+            sandbox=NoSandbox(),
+            storages=CountedStorages(),
+        )
+        await containers.create(request(PLAIN))
+        await containers.start(ID)
+        call = group.create_task(outcome(containers.exec(ID, "e", plan_process(PLAIN))))
+        await asyncio.to_thread(read_line, f"{folder}/started")
+        if len(list_processes()) != 2:
+            raise SystemExit(f"exec did not start a process: {list_processes()}")
+        call.cancel()
+        go = os.open(f"{folder}/go", os.O_RDWR)  # waits for no reader
+        os.write(go, b"go\n")
+        await asyncio.wait([call])
+        os.close(go)
+        check_processes("exec (started)", 0)
+        await containers.remove(ID)
+    sys.stdout.write("started exec\n")
+
+
+def read_line(path: str) -> str:
+    """The first line that is written to a fifo."""
+    with open(path, encoding="ascii") as file:
+        return file.readline()
+
+
 async def try_with(world: World) -> None:
     """Every verb in every way."""
     global INHERITED
@@ -321,6 +383,9 @@ async def main() -> None:
             )
             await try_with(World(containers, storages, keeper, passed, name))
         passed.close()
+    with tempfile.TemporaryDirectory() as folder:
+        async with asyncio.timeout(DEADLINE_S):
+            await try_exec_that_has_started(folder, crun, book)
 
 
 if __name__ == "__main__":

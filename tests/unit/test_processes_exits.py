@@ -78,6 +78,19 @@ def test_unclaimed_exits_are_bounded_and_the_oldest_is_forgotten():
     assert [entry.pid for entry in seen] == [2]
 
 
+def test_an_exit_that_comes_together_with_the_cancellation_is_there_for_who_asks_next():
+    async def body():
+        book = ExitBook()
+        async with asyncio.TaskGroup() as group:
+            waiter = group.create_task(book.wait_exit(5, 100))
+            await asyncio.sleep(0)
+            book.record(ended(5, 100, 7))
+            waiter.cancel()
+        assert (await book.wait_exit(5, 100)).code == 7
+
+    run_async(body())
+
+
 def test_a_cancelled_wait_leaves_no_watcher():
     async def body():
         book = ExitBook()

@@ -12,6 +12,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from kata_agent.containers.undo import finish
 from kata_agent.errors import AgentError, NotFound, TimedOut, WrongState, errno_text
 from kata_agent.processes.spawn import Child, spawn
 from kata_linux.record import Record
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 60.0
 KILL_DEADLINE_S = 5.0
+CANCEL_GRACE_S = 5.0
+"""An exec whose caller went away takes milliseconds more. Killed before it has told the pid of the process that it
+started, it would leave that running, and nobody would know of it. (A create leaves nothing outside its cgroup.)"""
 LOG_LIMIT_BYTES = 16384
 
 
@@ -54,10 +58,12 @@ class Started(Record):
 class Crun:
     """The program at `path` with its state below `root`."""
 
-    def __init__(self, path: str, root: str, exits: ExitBook) -> None:
+    def __init__(self, path: str, root: str, exits: ExitBook, group: asyncio.TaskGroup) -> None:
+        """`group` outlives every call."""
         self.root = root
         self._path = path
         self._exits = exits
+        self._group = group
 
     async def create(
         self,
@@ -79,7 +85,9 @@ class Crun:
     ) -> Started:
         """Run the process of `place`'s json file, with this OOM score, which crun sets at creates only."""
         options = ["--detach", "--process", place.file("json"), *_console_options(console)]
-        return await self._launch("exec", options, container_id, place, stdio, arg0, oom_score=oom_score)
+        return await self._launch(
+            "exec", options, container_id, place, stdio, arg0, oom_score=oom_score, grace_s=CANCEL_GRACE_S
+        )
 
     async def update(self, container_id: str, place: Place, stdio: Stdio) -> None:
         """Apply the OCI resources of `place`'s json file."""
@@ -130,10 +138,11 @@ class Crun:
         arg0: str,
         limit_s: float = DEADLINE_S,
         oom_score: int = 0,
+        grace_s: float = 0,
     ) -> Started:
         argv = self._command(verb, place, ["--pid-file", place.file("pid"), *options, container_id])
         try:
-            child = await self._run(verb, argv, place, stdio, arg0, limit_s, oom_score)
+            child = await self._run(verb, argv, place, stdio, arg0, limit_s, oom_score, grace_s)
         except BaseException:
             _kill_started(_take_text(place.file("pid")))
             raise
@@ -149,23 +158,30 @@ class Crun:
         arg0: str,
         limit_s: float,
         oom_score: int = 0,
+        grace_s: float = 0,
     ) -> Child:
-        """One invocation, to its end: killed when it takes too long or the caller is cancelled."""
+        """One invocation, to its end: killed when it takes too long, or more than the grace after a cancellation."""
         child = spawn(argv, stdio, oom_score=oom_score)
         try:
             async with asyncio.timeout(limit_s):
                 ended = await self._exits.wait_exit(*child)
-        except BaseException as error:
-            os.kill(child.pid, signal.SIGKILL)
-            async with asyncio.timeout(KILL_DEADLINE_S):
-                await self._exits.wait_exit(*child)
-            if isinstance(error, TimeoutError):
-                raise TimedOut(f"crun {verb} has not ended after {limit_s:.0f} s and was killed") from None
+        except TimeoutError:
+            await finish(self._group, lambda: self._end(child, 0))
+            raise TimedOut(f"crun {verb} has not ended after {limit_s:.0f} s and was killed") from None
+        except BaseException:
+            await finish(self._group, lambda: self._end(child, grace_s))
             raise
         text = _take_text(place.file("log"))
         if ended.code != 0:
             raise explain(verb, arg0, text, ended.code, ended.signal)
         return child
+
+    async def _end(self, child: Child, grace_s: float) -> None:
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._exits.wait_exit(*child)
+        except TimeoutError:
+            await self._exits.end(child, KILL_DEADLINE_S)
 
 
 def explain(verb: str, arg0: str, log: str, code: int | None, killed_by: int | None) -> AgentError:

@@ -147,16 +147,13 @@ class HookRunner:
             async with asyncio.timeout(limit_of(hook) + GUARD_GRACE_S):
                 await self._exits.wait_exit(*guard)
         except TimeoutError:
-            os.kill(guard.pid, signal.SIGKILL)
-            await self._exits.wait_exit(*guard)
+            await self._exits.end(guard, GUARD_GRACE_S)
             self._report(
                 f"hook of container {container.id}",
                 AgentError(f"{kind} {hook['path']}: its guard was stuck and was killed"),
             )
         except BaseException:
-            os.kill(guard.pid, signal.SIGTERM)  # it kills the hook and ends
-            async with asyncio.timeout(GUARD_GRACE_S):
-                await self._exits.wait_exit(*guard)
+            await self._exits.end(guard, GUARD_GRACE_S, signal.SIGTERM)  # it kills the hook and ends
             raise
 
 

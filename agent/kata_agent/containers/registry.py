@@ -97,7 +97,7 @@ class Containers:
         """Removals of what the agent before this one left half-made or half-removed, while they go on: to hosts
         it is not there any more, and its id is free when they are over."""
         self._pid_namespace: str | None = None
-        self._crun = Crun(settings.crun_path, settings.crun_root, exits)
+        self._crun = Crun(settings.crun_path, settings.crun_root, exits, group)
         self._hooks = HookRunner(settings, exits, self._report, note or _ignore)
         self._remover = Remover(settings, self._crun, exits, self._hooks)
         self._streams = StreamKeeper(keeper if settings.exact_reads else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import AgentError, Exhausted, NotFound, TimedOut
@@ -83,9 +82,7 @@ async def run(exits: ExitBook, command: list[str], data: bytes) -> Outcome:
             async with asyncio.timeout(DEADLINE_S):
                 entry = await exits.wait_exit(child.pid, child.start_time)
         except BaseException as error:
-            os.kill(child.pid, signal.SIGKILL)  # not reaped yet: its exit would have been recorded here
-            async with asyncio.timeout(KILL_DEADLINE_S):
-                await exits.wait_exit(child.pid, child.start_time)
+            await exits.end(child, KILL_DEADLINE_S)
             if isinstance(error, TimeoutError):
                 raise TimedOut(f"{' '.join(command)}: not done in {DEADLINE_S:.0f} s, killed") from None
             raise

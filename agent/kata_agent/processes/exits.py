@@ -8,6 +8,7 @@ served by pid alone. Must not know: containers.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from kata_linux.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kata_agent.processes.spawn import Child
     from kata_init.exits import Exit
 
     Watcher = Callable[[Exit], None]
@@ -100,7 +102,8 @@ class ExitBook:
             self._watchers[pid] = left
 
     async def wait_exit(self, pid: int, start_time: int) -> Exit:
-        """Wait for this process's exit, which may have been recorded before. Cancelling leaves no watcher."""
+        """Wait for this process's exit, which may have been recorded before. Cancelling leaves no watcher, and an
+        exit that came at the same moment is there for who asks next."""
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
         def serve(entry: Exit) -> None:
@@ -110,8 +113,22 @@ class ExitBook:
         self.watch(pid, exactly(start_time), serve)
         try:
             return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.record(future.result())
+            raise
         finally:
             self.unwatch(pid, serve)
+
+    async def end(self, child: Child, within_s: float, number: int = signal.SIGKILL) -> None:
+        """Signal a child that nobody waits for, unless it has ended, and wait for its end. Raises TimeoutError."""
+        # one that was not reaped yet has its pid still: its exit would have been recorded here
+        if not any(
+            pid == child.pid and start_time in (0, child.start_time) for pid, start_time in self._unclaimed
+        ):
+            os.kill(child.pid, number)
+        async with asyncio.timeout(within_s):
+            await self.wait_exit(*child)
 
     def release(self, pid: int, start_time: int) -> None:
         """Nobody will ask for this exit again."""

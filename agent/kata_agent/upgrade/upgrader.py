@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -123,9 +122,7 @@ class Upgrader:
                 async with asyncio.timeout(CHECK_S):
                     ended = await self._exits.wait_exit(*child)
             except BaseException as error:
-                os.kill(child.pid, signal.SIGKILL)
-                async with asyncio.timeout(KILL_S):
-                    await self._exits.wait_exit(*child)
+                await self._exits.end(child, KILL_S)
                 if isinstance(error, TimeoutError):
                     raise TimedOut(
                         f"upgrade: the other code was not looked at within {CHECK_S:g} s"
