@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -23,7 +24,7 @@ from kata_testing.guest import TOOL, Guest, find_processes, run_tool
 
 pytestmark = pytest.mark.requires("root", "qemu", "guest-image")
 
-END_TIMEOUT_S = 20
+END_TIMEOUT_S = 120
 
 
 def start_run(vm_dir: Path, *command: str) -> subprocess.Popen[bytes]:
@@ -155,7 +156,10 @@ def test_a_kernel_that_panics_is_told_with_its_own_words(vm_dir: Path) -> None:
 def test_an_agent_that_is_not_ready_in_time_is_told_and_ended(vm_dir: Path) -> None:
     done = run_tool("run", "--timeout", "0.5", "--", "true", vm_dir=vm_dir)
     assert done.returncode == 1
-    assert "the agent was not ready within 0.5 s (last seen: qemu answers" in done.stderr.decode()
+    # How far it comes in that time is the machine's matter.
+    seen = "accelerator chosen|qemu started|qemu answers|pid1 up"
+    told = done.stderr.decode()
+    assert re.search(rf"the agent was not ready within 0\.5 s \(last seen: ({seen}), ", told), told
     assert_nothing_left(vm_dir)
 
 
@@ -214,7 +218,7 @@ def test_a_terminal_goes_through_with_its_size_and_its_keys(vm_dir: Path) -> Non
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
     termios.tcsetwinsize(ours, (30, 90))
-    script = "trap 'stty size; exit 6' INT; stty size; echo ready; while :; do sleep 0.1; done"
+    script = "trap 'stty size' WINCH; trap 'exit 6' INT; stty size; echo ready; while :; do sleep 0.1; done"
     tool = subprocess.Popen(
         [TOOL, "run", "--tty", "--", "sh", "-c", script],
         env={**os.environ, "KATA_VM_DIR": str(vm_dir)},
@@ -228,8 +232,8 @@ def test_a_terminal_goes_through_with_its_size_and_its_keys(vm_dir: Path) -> Non
         assert read_until(terminal, b"ready\r\n") == b"30 90\r\nready\r\n"
         termios.tcsetwinsize(ours, (40, 120))
         tool.send_signal(signal.SIGWINCH)
+        assert read_until(terminal, b"120\r\n") == b"40 120\r\n"
         terminal.write(b"\x03")
-        assert read_until(terminal, b"120\r\n").endswith(b"40 120\r\n")
         _, errors = tool.communicate(timeout=END_TIMEOUT_S)
     assert (tool.returncode, errors) == (6, b"")
     assert_nothing_left(vm_dir)

@@ -174,6 +174,8 @@ async def _run_in(
             _created(sandbox, root, spec, own) as container,
         ):
             mark("container created")
+            if options.tty:
+                await _set_size(container)  # a command may ask for it as the first thing it does
             await container.start()
             vm.timeline.listener = None
             progress.clear()
@@ -257,23 +259,25 @@ async def _drive(container: Container, streams: _Streams) -> int:
 
 
 async def _drive_tty(container: Container, streams: _Streams) -> int:
-    """The same for a terminal: one output, keys as they are, the window's size now and whenever it changes."""
+    """The same for a terminal: one output, keys as they are, the window's size whenever it changes."""
     async with asyncio.TaskGroup() as group:
 
-        async def resize() -> None:
-            if (size := read_size(_STDIN)) is not None:
-                try:
-                    await container.resize(*size)
-                except StatusError:
-                    return  # it has ended in the meantime
-
         def changed() -> None:
-            group.create_task(resize())
+            group.create_task(_set_size(container))
 
         with raw_mode(_STDIN), on_resize(changed):
-            await resize()
+            await _set_size(container)  # it may have changed before anybody heard of it
             feeding = group.create_task(copy_in(_STDIN, streams.stdin))
             await copy_out(streams.stdout, _STDOUT)
             status = await container.wait()
             feeding.cancel()
     return status
+
+
+async def _set_size(container: Container) -> None:
+    """Give the container's terminal this window's size, if there is a window."""
+    if (size := read_size(_STDIN)) is not None:
+        try:
+            await container.resize(*size)
+        except StatusError:
+            return  # it has ended in the meantime
