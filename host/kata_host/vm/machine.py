@@ -16,7 +16,7 @@ from typing import Any
 from qemu.qmp import QMPClient, QMPError
 
 from kata_host.vm.base import Accelerator, Timeline, VmConfig, VmError
-from kata_host.vm.diagnosis import CAUSE_TIMEOUT_S, find_cause
+from kata_host.vm.diagnosis import find_cause
 from kata_host.vm.doorbell import answer_rings
 from kata_host.vm.logbound import bound_logs
 from kata_host.vm.process import Child, ChildFailed, wait_first_end
@@ -28,6 +28,8 @@ from kata_host.vm.vsock import Vsock
 Link = Vsock | Serial  # how the agent is reached
 
 QUIT_TIMEOUT_S = 3.0
+NOTICE_TIMEOUT_S = 2.0
+"""For a process's end to be noticed, which may come after that of a connection to it."""
 
 
 class QemuVm:
@@ -50,6 +52,7 @@ class QemuVm:
         self.private_memory = False  # of a copy that shares with others what it has not changed
         self.plugged: dict[str, str] = {}  # by name, where the guest finds what was plugged with the start
         self._watch: asyncio.Task[str] | None = None
+        self._ending = asyncio.Event()
         self._qmp: QMPClient = QMPClient(f"qemu {state.name}")
 
     def describe(self) -> dict[str, object]:
@@ -100,8 +103,13 @@ class QemuVm:
         """What to tell when the connection to the guest is gone: the machine's end, if that is why."""
         cause = str(seen)
         if self._watch is not None:
-            done, _ = await asyncio.wait([self._watch], timeout=2 * CAUSE_TIMEOUT_S)
-            cause = self._watch.result() if done else cause
+            try:
+                async with asyncio.timeout(NOTICE_TIMEOUT_S):
+                    await self._ending.wait()
+            except TimeoutError:
+                pass  # all of the machine goes on, and only the connection is gone
+            else:
+                cause = await asyncio.shield(self._watch)
         return VmError(f"the guest ended while it was used: {cause}")
 
     @asynccontextmanager
@@ -130,6 +138,7 @@ class QemuVm:
         """Why the machine has ended, once it has."""
         assert self.child is not None  # noqa: S101 - a machine is watched when it has booted
         dead = await wait_first_end(self.child, *helpers)
+        self._ending.set()
         cause = await find_cause(self.child, self.console, ChildFailed(dead.describe_end()))
         await self.child.stop(grace_s=0)
         return cause
