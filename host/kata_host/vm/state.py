@@ -77,8 +77,14 @@ class VmState(AbstractContextManager["VmState"]):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock_fd)
+        try:
+            # The name is not given to another machine before all of this one's is gone.
+            with lock_root(self.path.parent):
+                shutil.rmtree(self.path, ignore_errors=True)
+        except FileNotFoundError:
+            pass  # somebody has removed them all
+        finally:
+            os.close(self._lock_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +117,7 @@ def open_state(name: str | None, root: Path | None = None, *, taken: str | None 
                 or f"a machine named {chosen!r} is running; stop it with: kata-agent-ctl vm stop {chosen}"
             ) from None
         lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX)  # new: nobody has it but for the moment in which somebody looks
     return VmState(path, lock_fd)
 
 
@@ -133,7 +139,7 @@ def is_owned(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look at once are no owners to each other
     except BlockingIOError:
         return True
     finally:
