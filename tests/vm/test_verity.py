@@ -13,7 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from kata_host.connect import connect
+from kata_host.client import AgentClient
+from kata_host.connect import connect, open_caller
 from kata_host.sandbox import Container, Sandbox, end_container
 from kata_host.spec import CAPABILITIES, BindMount, ProcessPlan, plan_spec
 from kata_images.verity import BLOCK_BYTES, make_hash_tree
@@ -31,6 +32,7 @@ VOLUME = "/run/kata-containers/sandbox/storage/checked"
 LOOK = [BindMount("/proc", "/mnt", ("rbind", "ro")), BindMount("/sys/class/block", "/tmp", ("bind", "ro"))]
 # What is left of disks that were checked, and of layers: nothing but the disks themselves.
 LEFT = "ls /tmp; grep -c -e kata-verity -e multi-layer /mnt/1/mountinfo"
+KILL_TIMEOUT_S = 60.0
 SECRET = b"kept as it was written\n"
 
 
@@ -209,10 +211,11 @@ def test_a_changed_byte_of_a_volume_is_an_error_for_its_reader_alone(machine: Ma
     assert bad[1] == b""
 
 
-# The agent is made the first choice of the out-of-memory killer, which is then called by hand (test_restart.py).
+# The agent is made the first choice of the out-of-memory killer, which is then called by hand.
 KILL_AGENT = """
 for p in /mnt/[0-9]*; do
-  read -r name < $p/comm && [ "$name" = kata-agent ] && echo 1000 > $p/oom_score_adj
+  read -r pid name state ppid rest < $p/stat || continue
+  [ "$name $ppid" = "(kata-agent) 1" ] && echo 1000 > $p/oom_score_adj
 done
 echo f > /mnt/sysrq-trigger
 """
@@ -225,12 +228,13 @@ def test_the_next_agent_takes_the_disks_of_a_killed_one_apart(machine: Machine) 
     binds = [BindMount("/proc", "/mnt", ("rbind", "rw"))]
 
     async def use() -> None:
-        async with machine.sandbox() as sandbox:
+        async with asyncio.timeout(KILL_TIMEOUT_S), await open_caller(machine.address) as caller:
+            sandbox = Sandbox(AgentClient(caller), "layered", pb.GuestDetailsResponse())
             spec = plan_spec(process, ROOT, binds=binds, writable=True, masked=False)
             killer = await sandbox.create(spec, "killer", storages=plan_layers(machine))
             with suppress(ConnectionLostError):
                 await killer.start()
-                await killer.wait(60)
+            await caller.wait_closed()  # the kernel's worker kills when its turn comes
         async with machine.sandbox() as sandbox:
             await sandbox.client.check()
             await end_container(Container(sandbox.client, "killer"))
