@@ -127,7 +127,8 @@ async def draw(vm: QemuVm) -> dict[str, Any]:
 def test_eight_copies_at_once_have_nothing_in_common_and_leave_the_template_as_it_was(base: Base) -> None:
     async def one(vm: QemuVm) -> dict[str, Any]:
         drawn = await draw(vm)
-        return {**drawn, "name": vm.name}
+        at = {stamp.event: stamp.host_s for stamp in vm.timeline.stamps}
+        return {**drawn, "name": vm.name, "repair_s": at["resumed"] - at["running"]}
 
     async def run() -> list[dict[str, Any]]:
         async with asyncio.timeout(DEADLINE_S), AsyncExitStack() as stack:
@@ -143,7 +144,8 @@ def test_eight_copies_at_once_have_nothing_in_common_and_leave_the_template_as_i
         )
     assert [each["hostname"] for each in drawn] == [each["name"] for each in drawn]
     assert [each["left"] for each in drawn] == [[]] * COPIES, "mounts of the rehearsal are left"
-    assert max(max(each["early"], each["late"]) for each in drawn) < CLOCK_BOUND_S
+    for each in drawn:  # the clock is set at some moment of the repair, however long that takes
+        assert max(each["early"], each["late"]) < each["repair_s"] + CLOCK_BOUND_S
     base.check_whole()
 
 
