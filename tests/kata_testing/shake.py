@@ -43,7 +43,8 @@ def main() -> int:
 
 
 def _shake(command: list[str], draws: random.Random, hogs: set[int]) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's to answer
+    # the command's to answer, which would inherit that it is ignored
+    signal.signal(signal.SIGINT, lambda *_: None)
     path = os.pathsep.join(filter(None, (str(UNSTEADY), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
         while process.poll() is None:
