@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,24 @@ def test_device_is_injected_when_its_node_comes(tmp_path: Path) -> None:
                 "type": "p",
                 "fileMode": stat.S_IMODE(node.stat().st_mode),
             }
+
+    run(work())
+
+
+def test_device_that_was_in_time_is_injected_though_the_agent_was_late(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+
+    class Late(Worker):
+        async def run(self, function: Callable[[], Any]) -> Any:
+            result = await super().run(function)
+            if not (tmp_path / "etc" / "kata.json").exists():
+                (tmp_path / "etc" / "kata.json").write_text(KATA)
+                time.sleep(0.02)  # noqa: ASYNC251, TID251 - this is the agent that is late
+            return result
+
+    async def work() -> None:
+        edited = await inject(make_cdi(tmp_path, 0.01, Late(2)), "kata.com/gpu=0")
+        assert edited["process"]["env"] == ["FOO=VALID_SPEC", "BAR=BARVALUE1"]
 
     run(work())
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -192,6 +193,30 @@ def test_a_token_that_no_connection_begins_with_is_told(monkeypatch):
         (connection,) = await place.passed.take((3,))
         assert connection.recv(999) == b"x" * 99, "what is no token is the stream's"
         connection.close()
+
+    with_place(body)
+
+
+@pytest.mark.parametrize("by", ["port", "token"])
+def test_a_connection_that_was_in_time_is_found_though_the_agent_was_late(monkeypatch, by):
+    monkeypatch.setattr(passed, "TAKE_S", 0.01)
+
+    async def body(place):
+        def come_and_be_late() -> None:
+            place.connect(7).send(b"t" * 16)
+            time.sleep(0.05)  # noqa: TID251 - this is the agent that is late
+
+        async with asyncio.TaskGroup() as group:
+            work = place.passed.take((7,)) if by == "port" else place.passed.find_port(b"t" * 16)
+            finding = group.create_task(work)
+            # In the turn of the loop in which the search begins: the next one finds connection and deadline at once.
+            asyncio.get_running_loop().call_soon(come_and_be_late)
+        if by == "port":
+            (connection,) = finding.result()
+            assert connection is not None
+            connection.close()
+        else:
+            assert finding.result() == 7
 
     with_place(body)
 

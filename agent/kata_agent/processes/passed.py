@@ -104,15 +104,20 @@ class PassedConnections:
         """The port of the connection that begins with this token, which is taken off. NotFound: none does."""
         try:
             async with asyncio.timeout(TAKE_S):
-                while True:
-                    for port, waiting in self._waiting.items():
-                        if _begins_with(waiting.connection, token):
-                            waiting.connection.recv(len(token))
-                            return port
+                while not (port := self._find(token)):
                     self._came.clear()
                     await self._came.wait()
         except TimeoutError:
-            raise NotFound(f"no connection that waits begins with this token of {len(token)} bytes") from None
+            port = self._find(token)  # the loop may have been late, and the connection not
+        if not port:
+            raise NotFound(f"no connection that waits begins with this token of {len(token)} bytes")
+        self._waiting[port].connection.recv(len(token))
+        return port
+
+    def _find(self, token: bytes) -> int:
+        return next(
+            (port for port, waiting in self._waiting.items() if _begins_with(waiting.connection, token)), 0
+        )
 
     def _note_first_bytes(self) -> None:
         self._first_bytes.poll(0)  # each is told once

@@ -75,12 +75,15 @@ class Cdi:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         with _Changes() as changes:
             state = await self._look(changes, wanted)
+            late = False
             while state.unresolved or state.missing:
+                if late:
+                    raise TimedOut(describe_failure(state, self._timeout_s))
                 try:
                     async with asyncio.timeout_at(deadline):
                         await changes.wait()
                 except TimeoutError:
-                    raise TimedOut(describe_failure(state, self._timeout_s)) from None
+                    late = True  # the loop may have been, and the change not: a last look
                 state = await self._look(changes, wanted)
         return edit.apply(spec, state.edits, state.nodes)
 
