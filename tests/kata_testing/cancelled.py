@@ -26,6 +26,7 @@ from kata_agent.log import Log
 from kata_agent.processes.exits import ExitBook, attach_reaper
 from kata_agent.processes.passed import PassedConnections
 from kata_init.exits import reap
+from kata_linux.procfs import read_stat
 from kata_testing.native import busybox_root
 from kata_testing.requires import crun_path
 from kata_testing.wire import outcome
@@ -228,10 +229,18 @@ def check_processes(what: str, number: int) -> None:
         os.close(fd)
 
 
+def is_zombie(pid: str) -> bool:
+    """Whether it has ended and the reaper's turn is yet to come."""
+    try:
+        return read_stat(pid).state == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def check_children(what: str, number: int) -> None:
     """Nothing that was started for the verb itself runs: no crun, no hook."""
     with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-        children = file.read().split()
+        children = [pid for pid in file.read().split() if not is_zombie(pid)]
     if children:
         raise SystemExit(f"{what} cancelled at await {number} left its children {children}")
 
@@ -339,7 +348,21 @@ async def try_exec_that_has_started(folder: str, crun: str, book: ExitBook) -> N
         os.close(go)
         check_processes("exec (started)", 0)
         await containers.remove(ID)
-    sys.stdout.write("started exec\n")
+        check_children("exec (started)", 0)
+        await try_create_in_a_hook(containers, group, folder)
+    sys.stdout.write("started\n")
+
+
+async def try_create_in_a_hook(containers: Containers, group: asyncio.TaskGroup, folder: str) -> None:
+    """Cancelled while a hook runs, which goes with crun, who had started it."""
+    wanted = request(PLAIN)
+    script = f"echo in >{folder}/started; exec sleep 1000"
+    wanted.spec["hooks"] = {"prestart": [{"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 100}]}
+    call = group.create_task(outcome(containers.create(wanted)))
+    await asyncio.to_thread(read_line, f"{folder}/started")
+    call.cancel()
+    await asyncio.wait([call])
+    check_children("create (in a hook)", 0)
 
 
 def read_line(path: str) -> str:

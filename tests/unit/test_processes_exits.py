@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from kata_agent.processes.exits import ExitBook, exactly, since
 from kata_init.exits import Exit
 from kata_testing.wire import run_async
@@ -78,14 +80,18 @@ def test_unclaimed_exits_are_bounded_and_the_oldest_is_forgotten():
     assert [entry.pid for entry in seen] == [2]
 
 
-def test_an_exit_that_comes_together_with_the_cancellation_is_there_for_who_asks_next():
+@pytest.mark.parametrize("exit_first", [True, False])
+def test_an_exit_that_comes_together_with_the_cancellation_is_there_for_who_asks_next(exit_first):
     async def body():
         book = ExitBook()
         async with asyncio.TaskGroup() as group:
             waiter = group.create_task(book.wait_exit(5, 100))
             await asyncio.sleep(0)
-            book.record(ended(5, 100, 7))
+            if exit_first:
+                book.record(ended(5, 100, 7))
             waiter.cancel()
+            if not exit_first:
+                book.record(ended(5, 100, 7))
         assert (await book.wait_exit(5, 100)).code == 7
 
     run_async(body())

@@ -43,12 +43,12 @@ async def end_strays() -> None:
     """
     deadline = asyncio.get_running_loop().time() + STRAY_GRACE_S
     while strays := _list_strays():
-        if not await _wait_gone(strays, deadline):
+        if not await wait_gone(strays, deadline):
             break
     killed = _list_with_descendants(_list_strays())
     for pid in killed:
         _kill(pid)
-    if not await _wait_gone(killed, asyncio.get_running_loop().time() + STRAY_DEADLINE_S):
+    if not await wait_gone(killed, asyncio.get_running_loop().time() + STRAY_DEADLINE_S):
         raise TimedOut(f"what the agent before had started does not end: {', '.join(map(str, killed))}")
 
 
@@ -173,7 +173,7 @@ def _kill(pid: int) -> None:
         pass  # ended by itself
 
 
-async def _wait_gone(pids: list[int], deadline: float) -> bool:
+async def wait_gone(pids: list[int], deadline: float) -> bool:
     """Whether all of these end before the deadline (loop time)."""
     loop = asyncio.get_running_loop()
     for pid in pids:

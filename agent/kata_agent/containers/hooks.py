@@ -14,8 +14,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kata_agent.errors import AgentError
-from kata_agent.processes.spawn import spawn
+from kata_agent.containers.adopt import wait_gone
+from kata_agent.errors import AgentError, TimedOut
+from kata_agent.processes.signals import send_to_process
+from kata_agent.processes.spawn import Child, spawn
+from kata_linux import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +117,21 @@ class HookRunner:
             await self._run_one(container, kind, hook, state)
         self.tell(container)
 
+    async def end_guards(self, container: Container) -> None:
+        """Have those end whose crun was killed, with their hooks; most notice it by themselves, after a moment."""
+        if not any(container.hooks.get(kind) for kind in GUARDED):
+            return
+        words = {self._settings.bundle(container.id), self._settings.hook_report(container.id)}
+        left = [child for pid in procfs.list_pids() if (child := _find_left(pid, words))]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for child in left:
+                send_to_process(*child, number)
+            deadline = asyncio.get_running_loop().time() + GUARD_GRACE_S
+            if await wait_gone([child.pid for child in left], deadline):
+                return
+        pids = ", ".join(str(child.pid) for child in left)
+        raise TimedOut(f"hooks of container {container.id} do not end: processes {pids}")
+
     def tell(self, container: Container) -> None:
         """Tell what guards have written since the last time."""
         if not container.hooks:
@@ -155,6 +173,17 @@ class HookRunner:
         except BaseException:
             await self._exits.end(guard, GUARD_GRACE_S, signal.SIGTERM)  # it kills the hook and ends
             raise
+
+
+def _find_left(pid: int, words: set[str]) -> Child | None:
+    """The process if it is a guard, or a child of crun that has yet to become one, and the reaper's now."""
+    try:
+        stat = procfs.read_stat(pid)
+        if stat.ppid in (os.getpid(), os.getppid()) and not words.isdisjoint(procfs.read_cmdline(pid)):
+            return Child(pid, stat.start_time)
+    except (OSError, ValueError):
+        pass  # ended meanwhile
+    return None
 
 
 def _state_file(state: dict[str, Any]) -> int:

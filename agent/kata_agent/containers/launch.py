@@ -74,6 +74,7 @@ class Launcher:
         self._hooks.prepare(container)
         bundle.write_config(where, spec)
         process = container.init
+        undo.push("end its hooks", lambda: self._hooks.end_guards(container))
         undo.push("kill and remove what crun made", lambda: self._remover.clear(container))
         place = Place(self._settings.work(container.id), "init")
         arg0 = spec["process"]["args"][0]

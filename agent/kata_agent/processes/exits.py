@@ -107,7 +107,9 @@ class ExitBook:
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
         def serve(entry: Exit) -> None:
-            if not future.done():
+            if future.done():
+                self.record(entry)  # cancelled, and its turn to leave has not come yet
+            else:
                 future.set_result(entry)
 
         self.watch(pid, exactly(start_time), serve)
