@@ -116,10 +116,12 @@ class Supervisor:
         ready = {fd for fd, _ in poll.poll(self._timeout_ms(deadline_ns))}
         self._watched -= ready
         self._doorbell.expire()
-        self._beat()
         for fd in ready.intersection(self._doorbell.pending()):
             self._doorbell.handle(fd)
-        self._take_packets()  # before a death is noticed: what the agent sent last must count
+        # Before a death is noticed: what the agent sent last must count. And before it is called silent: where this
+        # loop itself has been late, the answer is here.
+        self._take_packets()
+        self._beat()
         if self._signals in ready:
             self._take_signals()
         else:
@@ -316,10 +318,10 @@ class Supervisor:
                 self._channel.refuse(name, str(error))
 
     def _pump(self) -> None:
-        if self._channel is not None:
-            self._channel.pump()
         if self.ledger.dropped > self._told_dropped:
             self._told_dropped = self.ledger.dropped
-            self._journal.warning(
+            self._journal.warning(  # before the agent is told, who may look for it here
                 f"exit ledger is full: {self._told_dropped} of the oldest exits are dropped so far"
             )
+        if self._channel is not None:
+            self._channel.pump()

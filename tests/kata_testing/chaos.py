@@ -19,11 +19,11 @@ from typing import Any
 
 from kata_protocols.aio.client import ConnectionLostError
 from kata_protocols.status import StatusError
-from kata_testing.native import NativeAgent, busybox_root, fresh_id, oci_process, oci_spec
+from kata_testing.native import NativeAgent, busybox_root, fresh_id, list_fds, oci_process, oci_spec
 
 MOST_UNREADY_KILLS = 3
 """PID 1 ends the machine after ten starts that never became ready; the killer stays below that."""
-SETTLE_S = 3.0
+SETTLE_S = 15.0
 STREAM_FIRST, STREAM_LAST = 10_000_000, 99_999_999
 STREAM_BYTES_A_LIFE = 512 * 1024
 
@@ -319,12 +319,7 @@ def read_traces(agent: NativeAgent) -> Traces:
     children = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
     return Traces(
         agent_fds=tuple(fd.partition(":[")[0] for fd in agent.open_fds() if not fd.startswith("socket:")),
-        init_fds=tuple(
-            sorted(
-                os.readlink(f"/proc/{init}/fd/{fd}").partition(":[")[0]
-                for fd in os.listdir(f"/proc/{init}/fd")
-            )
-        ),
+        init_fds=tuple(fd.partition(":[")[0] for fd in list_fds(init)),
         processes=tuple(child for child in children if int(child) != agent_pid),
         mounts=tuple(sorted(line.split()[4] for line in mounts)),
         cgroups=tuple(sorted(_list_cgroups(root / "sys/fs/cgroup"))),

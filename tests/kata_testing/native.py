@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -197,8 +197,7 @@ class NativeAgent:
 
     def open_fds(self) -> list[str]:
         """What the agent's descriptors are."""
-        folder = f"/proc/{self.agent_pid()}/fd"
-        return sorted(os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
+        return list_fds(self.agent_pid())
 
     async def close_clients(self) -> None:
         """Close every connection."""
@@ -276,6 +275,15 @@ def start(
             command, env=environment, stdin=subprocess.DEVNULL, stderr=output, stdout=output
         )
     return NativeAgent(process, address, log, supervised=supervised)
+
+
+def list_fds(pid: int) -> list[str]:
+    """What the descriptors of a process are; one that is closed meanwhile is left out."""
+    links = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return sorted(links)
 
 
 def _is_python(pid: int) -> bool:

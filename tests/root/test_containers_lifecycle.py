@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kata_protocols import services
+from kata_protocols.gen import oci_pb2
 from kata_protocols.status import Code, StatusError
 from kata_testing.native import NEEDS, NativeAgent, busybox_root, fresh_id, native_agent, oci_spec
 from kata_testing.wire import outcome, run_async
@@ -20,6 +21,9 @@ pytestmark = [
     pytest.mark.requires(*NEEDS),
     pytest.mark.parametrize("supervised", [False, True], ids=["alone", "supervised"]),
 ]
+
+
+AT_ONCE_S = 5.0
 
 
 async def refusal(work) -> StatusError:
@@ -177,11 +181,10 @@ def test_a_missing_binary_is_told_at_once(tmp_path, supervised):
     async def body():
         async with native_agent(tmp_path, supervised=supervised) as agent:
             container = await agent.run("sleep", "1000")
-            began = time.monotonic()
+            begun = time.monotonic()
             refused = await refusal(agent.exec(container, "e", "/no/such"))
-            assert (
-                time.monotonic() - began < 0.25
-            )  # 3 ms when nothing else runs; the benchmark holds it to 50
+            # no time limit of anybody's passes first; 3 ms when nothing else runs, the benchmark holds it to 50
+            assert time.monotonic() - begun < AT_ONCE_S
             assert "the file /no/such was not found" in refused.message
             assert "ENOENT: No such file or directory" in refused.message
             assert "Invalid exec id" in (await refusal(agent.wait(container, "e"))).message
@@ -317,7 +320,7 @@ def test_a_grandchild_that_keeps_stdout_delays_neither_end_wait_nor_removal(tmp_
         async with native_agent(tmp_path, supervised=supervised) as agent:
             container = await agent.run("sleep", "1000")
             await agent.exec(container, "e", "sh", "-c", "sleep 1000 & echo done; exit 4")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 assert await agent.wait(container, "e") == 4
                 out, end = await agent.read_all(container, "e")
                 assert (out, "eof" in end) == (b"done\n", True)
@@ -368,18 +371,24 @@ def test_a_client_that_vanishes_during_a_create_leaves_a_whole_container(tmp_pat
     async def body():
         async with native_agent(tmp_path, supervised=supervised) as agent:
             container = fresh_id()
+            entered, leave = tmp_path / "entered", tmp_path / "leave"
+            for path in (entered, leave):
+                os.mkfifo(path)
+            spec = oci_spec("true")
+            script = f"echo > {entered}; read x < {leave}"
+            spec.Hooks.Prestart.append(oci_pb2.Hook(Path="/bin/sh", Args=["sh", "-c", script], Timeout=60))
             fleeting = await agent.dial()
             create = services.AGENT_SERVICE.methods["CreateContainer"]
-            request = create.request_type(container_id=container, OCI=oci_spec("true"))
+            request = create.request_type(container_id=container, OCI=spec)
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(outcome(fleeting.call(create, request)))
-                # tasks begin in order, and so do the calls of one connection: the create has begun at the answer
-                check = services.HEALTH_SERVICE.methods["Check"]
-                await group.create_task(fleeting.call(check, check.request_type()))
+                await asyncio.to_thread(entered.read_text)  # it is under way, and stays so
                 await fleeting.aclose()
             assert isinstance(task.result(), ConnectionError)
-            # the create goes on; a removal waits for it under the container's lock
-            await agent.call("RemoveContainer", container_id=container)
+            async with asyncio.TaskGroup() as group:
+                # the create goes on; a removal waits for it under the container's lock
+                group.create_task(agent.call("RemoveContainer", container_id=container))
+                await asyncio.to_thread(leave.write_text, "now\n")
             assert traces(agent, container) == []
 
     run_async(body())

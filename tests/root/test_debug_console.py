@@ -178,7 +178,7 @@ async def run_tool(folder: Path, keys: list[tuple[bytes, bytes]]) -> tuple[int, 
 
 
 @pytest.mark.parametrize(
-    "last", [(b"a42", b"exit\n"), (b"a42", b"sleep 1000\n\x1d")], ids=["the shell ends", "the escape key"]
+    "last", [(b"a42 ", b"exit\n"), (b"a42 ", b"sleep 1000\n\x1d")], ids=["the shell ends", "the escape key"]
 )
 def test_tool_gives_the_terminal_back(tmp_path: Path, last: tuple[bytes, bytes]) -> None:
     async def body() -> None:

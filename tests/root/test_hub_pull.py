@@ -114,7 +114,7 @@ def test_image_is_pulled_into_the_bundle_and_its_root_goes_with_the_container() 
         ("lie", WrongState, f"{BUNDLE}/rootfs: the image was reported as pulled, but there is no root"),
         ("die", AgentError, "pull image die: the confidential data hub went away"),
         ("babble", AgentError, "pull image babble: the confidential data hub's answer does not parse"),
-        ("slow", TimedOut, r"pull image slow: waited 0\.3 s \(agent\.image_pull_timeout\) for the confidential data"),
+        ("slow", TimedOut, r"pull image slow: waited 1\.0 s \(agent\.image_pull_timeout\) for the confidential data"),
     ],
 )  # fmt: skip
 def test_pull_that_fails_is_told_and_leaves_nothing(name: str, error: type[AgentError], text: str) -> None:
@@ -124,13 +124,16 @@ def test_pull_that_fails_is_told_and_leaves_nothing(name: str, error: type[Agent
         assert peer.read_line() == f"pull {name} {BUNDLE}"
         assert_nothing_left()
 
-    in_private_mounts(body, pull_timeout_s=0.3 if name == "slow" else 20.0)
+    in_private_mounts(body, pull_timeout_s=1.0 if name == "slow" else 20.0)
 
 
 def test_caller_s_deadline_bounds_the_pull_and_is_named() -> None:
     async def body(storages: Storages, _: Peer) -> None:
         deadline.DEADLINE.set(asyncio.get_running_loop().time() + 0.4)
-        with pytest.raises(TimedOut, match=r"pull image slow: waited 0\.3 s \(the caller's deadline\) for"):
+        # less by what came before the pull, and by what its undoing needs
+        with pytest.raises(
+            TimedOut, match=r"pull image slow: waited 0\.[0-3] s \(the caller's deadline\) for"
+        ):
             await storages.mount("c1", [image("slow")])
         assert asyncio.get_running_loop().time() < (deadline.DEADLINE.get() or 0) + 10
         assert_nothing_left()

@@ -243,6 +243,7 @@ def test_what_changes_a_container_waits_for_the_create_or_the_removal_that_is_un
     async def body():
         async with native_agent(tmp_path) as agent:
             asking = agent.another()
+            await asking.check()  # so that it is asked before what follows here
             async with asyncio.TaskGroup() as group, under_way(agent, tmp_path, kind) as (container, leave):
                 answer = group.create_task(answer_of(asking, verb, container))
                 for _ in range(3):
@@ -303,6 +304,7 @@ def test_what_a_killed_agent_was_removing_is_gone_for_hosts_and_its_id_is_free_w
                 expected = TABLE[verb][STATES.index("removed")]
                 assert re.search(expected, await answer_of(agent, verb, container)), verb
             asking = agent.another()
+            await asking.check()  # so that it is asked before what follows here
             async with asyncio.TaskGroup() as group:
                 made = group.create_task(answer_of(asking, "create", container))
                 for _ in range(3):

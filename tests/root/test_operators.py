@@ -115,9 +115,11 @@ def test_tool_prints_the_log_port_until_the_agent_hangs_up(tmp_path: Path) -> No
             assert process.stdout is not None
             first = (await process.stdout.readline()).decode().split()
             assert first[1:4] == ["INFO", "root:", "announce"]
+            client = await agent.client()
             os.kill(agent.agent_pid(), signal.SIGKILL)
             await process.communicate()
             assert process.returncode == 0
+            await client.wait_closed()
             await agent.check()
 
     run_async(body(), DEADLINE_S)

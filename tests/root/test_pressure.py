@@ -33,19 +33,20 @@ def test_a_limit_that_is_met_again_and_again_is_told_at_the_hold_with_what_was_m
             parse_limits(EACH_TIME),
             tell=told.put_nowait,
             report=fail,
-            hold_s=3.0,
+            hold_s=3.0,  # longer than a window; the kernel passes over one now and then, when its clock is early
         )
         busy = [await asyncio.create_subprocess_exec("yes", stdout=subprocess.DEVNULL) for _ in range(BUSY)]
         try:
-            first, second = [await told.get() for _ in range(2)]
+            first = later = await told.get()
+            while not later.missed:
+                later = await told.get()
         finally:
             watch.close()
             for process in busy:
                 process.kill()
                 await process.wait()
         assert (first.container_id, first.limit, first.missed) == ("", parse_limits(EACH_TIME)[0], 0)
-        assert second.missed >= 1, "windows of two seconds, held for three"
-        assert second.average > 0
+        assert later.average > 0
 
     run_async(body())
 

@@ -224,7 +224,7 @@ def test_bug_13_starting_twice_or_after_the_death_of_init_is_an_error_and_no_han
             await agent.create(container, "true")
             await agent.call("SignalProcess", container_id=container, signal=signal.SIGKILL)
             await agent.wait(container)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 gone = await refusal(agent.call("StartContainer", container_id=container))
                 assert "its init process is gone" in gone.message
                 running = await agent.run("sleep", "1000")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from kata_host.message_json import fill_message
 from kata_host.spec import ProcessPlan, plan_spec
 from kata_protocols.gen import agent_pb2 as pb
+from kata_testing.native import list_fds
 from kata_testing.native_agent import OWN_RUN, CallError, Connection, NativeAgent, start_agent
 from kata_testing.repository import BUILD
 
@@ -126,8 +126,7 @@ def look(agent: NativeAgent) -> tuple[str, list[str], list[str], list[str]]:
     base = agent.root / BASE[1:]
     found = sorted(str(path.relative_to(base)) for path in base.rglob("*"))
     mounts = "\n".join(line for line in agent.mounts().splitlines() if BASE in line)
-    files = Path(f"/proc/{agent.process.pid}/fd")
-    fds = sorted(os.readlink(fd) for fd in files.iterdir() if "socket" not in os.readlink(fd))
+    fds = [fd for fd in list_fds(agent.process.pid) if "socket" not in fd]
     return mounts, found, fds, os.listdir(agent.root / "run/victim")
 
 

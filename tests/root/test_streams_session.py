@@ -72,6 +72,16 @@ async def read_on(agent, container, offset=0, *, release=True, limit=100_000, st
             return b"".join(pieces), gaps
 
 
+async def wait_ended(agent, container, stream) -> None:
+    """Until nothing will follow: the last bytes may still be on their way when the status is told."""
+    end, ended = 0, False
+    while not ended:
+        answer = await ask(
+            agent, "ReadSession", container, stream=stream, offset=end, limit=1, wait_ms=WAIT_MS
+        )
+        end, ended = answer.end, answer.ended
+
+
 def test_a_full_ring_that_blocks_loses_nothing_and_goes_on_when_room_is_released(tmp_path, supervised):
     async def body():
         async with native_agent(tmp_path, supervised=supervised) as agent:
@@ -98,6 +108,7 @@ def test_a_full_ring_that_drops_keeps_the_newest_and_tells_the_gap(tmp_path, sup
             container = await begin(agent, drop(128))
             await go(agent, container)
             assert await agent.wait(container, "e") == 0, "nobody reads, and the process is not held back"
+            await wait_ended(agent, container, pb.STDOUT)
             first = len(LINES) - 128 * KIB
             for _ in range(2):
                 data, gaps = await read_on(agent, container)
@@ -160,6 +171,8 @@ def test_both_streams_and_a_terminal_have_sessions(tmp_path, supervised):
             for stream, text in ((pb.STDOUT, b"out\n"), (pb.STDERR, b"err\n")):
                 answer = await ask(agent, "ReadSession", container, stream=stream, wait_ms=WAIT_MS)
                 assert answer.data == text
+                await wait_ended(agent, container, stream)
+            assert await agent.wait(container, "e") == 0
             before = agent.open_fds()
             await agent.exec(container, "t", "sh", "-c", "read go; seq 100000", Terminal=True)
             await ask(agent, "OpenSession", container, "t")

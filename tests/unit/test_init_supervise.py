@@ -12,6 +12,7 @@ from kata_init import control
 from kata_init.doorbell import Doorbell
 from kata_init.exits import Exit
 from kata_init.fdstore import FdStore
+from kata_init.heartbeat import Heartbeat
 from kata_init.journal import Journal
 from kata_init.plan import Plan
 from kata_init.supervise import Supervisor
@@ -147,3 +148,19 @@ def test_an_agent_that_cannot_go_on_is_not_started_again_but_its_reason_is_told(
     assert supervised.supervisor.reason == reason
     assert supervised.journal.errors == [reason]
     assert supervised.supervisor._start_at_ns is None
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_agent_that_has_answered_is_not_called_silent_by_a_late_pid_1(
+    supervised: Supervised, answered: bool
+) -> None:
+    keeper = supervised.supervisor
+    keeper._heartbeat = Heartbeat(interval_ns=10**12, limit_ns=1)
+    keeper._heartbeat.start(0)
+    keeper._beat()  # asks; whatever follows is later than the limit
+    assert isinstance(supervised.agent.receive()[-1], control.Ping)
+    if answered:
+        supervised.agent.alive(0)
+    keeper._poll(time.monotonic_ns())
+    told = ["agent is silent for 1e-09 s, about to end"]
+    assert supervised.journal.errors == ([] if answered else told)
