@@ -9,6 +9,7 @@ import pytest
 
 from kata_agent.errors import EndOfOutput, WrongState
 from kata_agent.processes.stdio import Input, Pipes, PlainOutput
+from kata_agent.processes.turn import Turn
 from kata_testing.wire import outcome, run_async
 
 
@@ -63,6 +64,23 @@ def test_a_cancelled_reader_lets_the_next_one_read():
             first.cancel()
         assert second.result() == b"data"
         pair.end()
+
+    run_async(body())
+
+
+def test_a_reader_that_is_cancelled_in_the_turn_in_which_it_is_passed_over_is_cancelled_and_no_more():
+    async def body():
+        turn = Turn()
+        assert turn.try_take()
+        async with asyncio.TaskGroup() as group:
+            gone, here = group.create_task(turn.take()), group.create_task(turn.take())
+            await asyncio.sleep(0)
+            gone.cancel()
+            turn.release()
+            await here
+        assert gone.cancelled()
+        turn.release()
+        assert turn.try_take(), "it is nobody's"
 
     run_async(body())
 

@@ -41,7 +41,7 @@ class Turn:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self.release()
-            else:
+            elif waiter in self._waiters:  # else it was passed over in this turn of the loop
                 self._waiters.remove(waiter)
             raise
 
