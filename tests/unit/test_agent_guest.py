@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from pathlib import Path
 
 import pytest
 
-from kata_agent.errors import AgentError, InvalidRequest
+from kata_agent.errors import AgentError, InvalidRequest, TimedOut
 from kata_agent.guest import clock, details, dns, hook, module, random
 from kata_agent.mounts.storage.driver import DRIVERS
+from kata_agent.processes.exits import ExitBook, attach_reaper
 from kata_agent.sandbox import KernelModule, SandboxRequest, check
-from kata_init.exits import Exit
+from kata_init.exits import Exit, reap
+from kata_testing.wire import run_async
 
 
 def test_block_size_is_hexadecimal() -> None:
@@ -84,6 +88,25 @@ def test_failure_of_modprobe_is_told_with_code_and_what_it_said() -> None:
     with pytest.raises(AgentError, match="killed by signal 9"):
         module.check_exit("fuse", Exit(1, 1, None, 9, 0), "", "")
     module.check_exit("fuse", Exit(1, 1, 0, None, 0), "", "")
+
+
+def test_modprobe_past_its_deadline_is_killed_and_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE_S", 0.01)
+    monkeypatch.setattr(module, "KILL_DEADLINE_S", 60.0)
+    program = tmp_path / "modprobe"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+
+    async def body() -> None:
+        book = ExitBook()
+        attach_reaper(book, reap)
+        with pytest.raises(TimedOut, match=r"^modprobe fuse: not done in 0 s, killed$"):
+            await module.load(book, "fuse", (), str(program))
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    run_async(body())
 
 
 def test_module_without_a_name_is_refused_before_anything_is_done() -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from kata_agent.processes.exits import ExitBook, exactly, since
+from kata_agent.processes.spawn import Child
 from kata_init.exits import Exit
 from kata_testing.wire import run_async
 
@@ -106,5 +107,19 @@ def test_a_cancelled_wait_leaves_no_watcher():
             waiter.cancel()
         book.record(ended(5, 100, 7))
         assert (await book.wait_exit(5, 100)).code == 7
+
+    run_async(body())
+
+
+def test_a_child_that_ended_as_its_waiter_was_cancelled_is_not_signalled():
+    async def body():
+        book = ExitBook()
+        gone = Child(2**22 + 1, 100)  # above the kernel's largest pid: a signal to it would be an error
+        async with asyncio.TaskGroup() as group:
+            waiter = group.create_task(book.wait_exit(*gone))
+            await asyncio.sleep(0)
+            waiter.cancel()
+            book.record(ended(*gone))
+        await book.end(gone, 60)
 
     run_async(body())

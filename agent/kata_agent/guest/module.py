@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from kata_agent.errors import AgentError, TimedOut
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 MODPROBE = "/sbin/modprobe"
 DEADLINE_S = 60.0
+KILL_DEADLINE_S = 1.0
 OUTPUT_LIMIT_BYTES = 1024
 
 
@@ -35,8 +35,12 @@ async def load(exits: ExitBook, name: str, parameters: tuple[str, ...], program:
             async with asyncio.timeout(DEADLINE_S):
                 entry = await exits.wait_exit(child.pid, child.start_time)
         except TimeoutError:
-            os.kill(child.pid, signal.SIGKILL)
-            raise TimedOut(f"modprobe {name}: not done in {DEADLINE_S:.0f} s, killed") from None
+            text = f"modprobe {name}: not done in {DEADLINE_S:.0f} s, killed"
+            try:
+                await exits.end(child, KILL_DEADLINE_S)
+            except TimeoutError:
+                text += ", and still in the kernel"
+            raise TimedOut(text) from None
         check_exit(name, entry, _read(output), _read(errors))
     finally:
         for fd in (null, output, errors):

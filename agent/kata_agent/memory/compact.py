@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -101,9 +100,7 @@ class CompactRounds:
                 entry = await self._exits.wait_exit(child.pid, child.start_time)
                 stopper.cancel()
         except BaseException as error:
-            os.kill(child.pid, signal.SIGKILL)  # not reaped yet: its exit would have been recorded here
-            async with asyncio.timeout(KILL_DEADLINE_S):
-                await self._exits.wait_exit(child.pid, child.start_time)
+            await self._exits.end(child, KILL_DEADLINE_S)
             if isinstance(error, TimeoutError):
                 return why
             raise
