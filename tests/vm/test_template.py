@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -327,13 +328,15 @@ async def check(address: str) -> bool:
 
 
 def kill_machine(name: str) -> bool:
-    """Kill the QEMU of this name; whether there was one."""
+    """Kill the QEMU of this name, and return when it is dead; whether there was one."""
     killed = False
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # others come and go
             if f"-name\0{name}\0".encode() in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-                killed = True
+                pidfd = os.pidfd_open(int(entry.name))
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                killed = bool(select.select([pidfd], [], [], DEADLINE_S)[0])
+                os.close(pidfd)
     return killed
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from qemu.qmp import EventListener, QMPClient
+from qemu.qmp import EventListener, QMPClient, QMPError
 
 from kata_host.vm.base import VmError
 from kata_host.vm.qmp import run_command
@@ -44,7 +44,10 @@ async def _prepare(client: QMPClient, fd: int, *, inside: bool) -> None:
     capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     await run_command(client, "migrate-set-capabilities", {"capabilities": capabilities})
     await run_command(client, "migrate-set-parameters", {"max-bandwidth": _UNBOUND})
-    client.send_fd_scm(fd)
+    try:
+        client.send_fd_scm(fd)
+    except (QMPError, OSError) as exc:
+        raise VmError(f"qemu does not take a descriptor: {exc}") from exc
     await run_command(client, "getfd", {"fdname": _FD})
 
 

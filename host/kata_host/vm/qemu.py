@@ -139,7 +139,11 @@ async def start(
             f"qemu did not speak on its control socket ({exc}); {child.describe_end()}"
         ) from exc
     vm.timeline.mark("qemu answers")
-    vsock.begin(running.bell, stack.enter_context(ExitStack()))
+    try:
+        vsock.begin(running.bell, stack.enter_context(ExitStack()))
+    except OSError as exc:
+        await child.stop()
+        raise ChildFailed(f"qemu was there, and its ports were not ({exc}); {child.describe_end()}") from exc
 
 
 async def _wait_ready(vm: QemuVm, bell: socket.socket, cid: int | None) -> None:

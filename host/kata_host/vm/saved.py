@@ -101,21 +101,28 @@ async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.
     `hostname` and `machine_id` (32 hexadecimal digits) are the copy's own, where it needs them. Raises `VmError`, and
     StatusError of the agent.
     """
+    assert vm.child is not None  # noqa: S101 - it stands still, or runs
     await vm.execute("cont")
     vm.timeline.mark("running")
     try:
         async with asyncio.timeout(RESUME_TIMEOUT_S):
-            async with await open_caller(vm.address, timeout_s=RESUME_TIMEOUT_S) as client:
-                way_ns = await _measure_way(AgentClient(client))
-                names = {"hostname": hostname, "machine_id": machine_id}
-                given = secrets.token_bytes(RANDOM_BYTES)
-                request = pb.ResumedRequest(random=given, time_ns=time.time_ns() + way_ns, **names)
-                report = await SandboxService(client).resumed(request)
+            report = await run_while_alive(_tell_resumed(vm.address, hostname, machine_id), vm.child)
+    except ChildFailed as exc:
+        raise VmError(f"{vm.name}: the machine ended when it was to go on: {exc}") from exc
     except (OSError, TimeoutError) as exc:
         raise VmError(f"{vm.name}: its agent did not answer after the restore: {exc}") from exc
     vm.timeline.mark("resumed", f"generation {report.generation.number}")
     vm.appear()
     return report
+
+
+async def _tell_resumed(address: str, hostname: str, machine_id: str) -> pb.ResumedResponse:
+    async with await open_caller(address, timeout_s=RESUME_TIMEOUT_S) as client:
+        way_ns = await _measure_way(AgentClient(client))
+        names = {"hostname": hostname, "machine_id": machine_id}
+        given = secrets.token_bytes(RANDOM_BYTES)
+        request = pb.ResumedRequest(random=given, time_ns=time.time_ns() + way_ns, **names)
+        return await SandboxService(client).resumed(request)
 
 
 async def _measure_way(client: AgentClient) -> int:
