@@ -182,6 +182,15 @@ def test_disk_by_name_is_found_wherever_it_is(sysfs: FakeSysfs) -> None:
     assert (found.node, found.minor) == ("/dev/vdb", 16)
 
 
+def test_disk_has_grown_when_its_size_says_so(sysfs: FakeSysfs) -> None:
+    matcher = match.GrownDisk("254:0", 1 << 20)
+    assert missing(matcher, sysfs).text == "it has 0 bytes"
+    size = sysfs.write("dev/block/254:0/size", "2047\n")
+    assert missing(matcher, sysfs).text == "it has 1048064 bytes"
+    size.write_text("2048\n")
+    assert matcher.look(str(sysfs)) == Found(str(size.parent), "254:0")
+
+
 def test_persistent_memory_without_its_driver_is_what_stands_in_the_way(sysfs: FakeSysfs) -> None:
     for folder in ("bus/acpi/devices/ACPI0012:00", "bus/nd/devices/namespace0.0", "bus/nd/devices/region0"):
         sysfs.write(f"{folder}/modalias", "x")
@@ -221,6 +230,8 @@ GONE = Uevent("remove", "/devices/pci0000:00/0000:00:05.0", "pci", {})
         (match.ScsiDisk("0:0"), DISK, True),
         (match.ScsiDisk("0:0"), TTY, False),
         (match.NamedBlock("/dev/vda"), DISK, True),
+        (match.GrownDisk("254:0", 1), DISK, True),
+        (match.GrownDisk("254:0", 1), TTY, False),
         (match.NamedBlock("/dev/vda"), TTY, False),
         (match.NetworkAt("05"), DISK, True),
         (match.NetworkAt("05"), TTY, False),

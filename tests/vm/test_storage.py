@@ -83,11 +83,16 @@ def test_disk_keeps_its_data_and_grows_while_a_container_uses_it(guest: Guest) -
             async with sandbox.container(spec, storages=[DISK]) as container:
                 await container.start()
                 before = await read_total(sandbox.client, DISK.mount_point)
-                await grow_disk(guest, DISK_BYTES + 32 * MIB)
-                request = pb.ResizeVolumeRequest(volume_guest_path=DISK.mount_point)
-                await sandbox.client.resize_volume(request)
+                size = DISK_BYTES + 32 * MIB
+                request = pb.ResizeVolumeRequest(volume_guest_path=DISK.mount_point, size=size)
+                # the guest hears of the call and of the disk in either order
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(sandbox.client.resize_volume(request))
+                    group.create_task(grow_disk(guest, size))
                 grown = await read_total(sandbox.client, DISK.mount_point) - before
                 assert 28 * MIB < grown <= 32 * MIB  # the new groups have tables of their own
+                request.size = 0  # all that it has, which is what it has by now
+                await sandbox.client.resize_volume(request)
                 request.size = DISK_BYTES
                 with pytest.raises(StatusError, match="a mounted ext4 cannot be made smaller"):
                     await sandbox.client.resize_volume(request)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _VIRTIO = re.compile(r"virtio\d+")
 _NVME_DISK = re.compile(r"nvme\d+(c\d+)?n\d+")
 _VIRTIO_SCSI_ID = "0x0008"
+_SECTOR_BYTES = 512  # of sysfs, whatever the disk's are
 
 
 class Found(Record):
@@ -206,6 +207,31 @@ class NamedBlock:
     def prompts(self, sysfs: str, *, late: bool) -> tuple[Prompt, ...]:
         """Persistent memory may be a PCI device."""
         return (Prompt(f"{sysfs}/bus/pci/rescan", "1"),) if late else ()
+
+
+class GrownDisk:
+    """A disk that has so many bytes, by its `MAJOR:MINOR`: the kernel takes in a new size after the host has set it."""
+
+    group = "block"
+
+    def __init__(self, device: str, size: int) -> None:
+        self.text = f"disk {device} of {size} bytes"
+        self._device = device
+        self._size = size
+
+    def look(self, sysfs: str) -> Found | Missing:
+        """Its size now."""
+        folder = f"{sysfs}/dev/block/{self._device}"
+        size = int(_read(f"{folder}/size") or 0) * _SECTOR_BYTES
+        return Found(folder, self._device) if size >= self._size else Missing(f"it has {size} bytes")
+
+    def concerns(self, event: Uevent) -> bool:
+        """Disks: a change of size is told."""
+        return event.subsystem == "block"
+
+    def prompts(self, sysfs: str, *, late: bool) -> tuple[Prompt, ...]:
+        """The host tells by itself."""
+        return ()
 
 
 class NetworkAt(PciFunction):

@@ -31,6 +31,15 @@ class Usage(Record):
         return self.total - self.available
 
 
+class DiskTooSmall(InvalidRequest):
+    """The disk has not the size that is wanted, or not yet: the kernel hears of a grown disk after the host's call."""
+
+    def __init__(self, text: str, device: str) -> None:
+        """`device` is the disk's `MAJOR:MINOR`."""
+        super().__init__(text)
+        self.device = device
+
+
 def read_usage(path: str) -> tuple[Usage, Usage]:
     """Bytes and inodes of the file system at `path`."""
     plan.check_path(path)
@@ -43,7 +52,7 @@ def read_usage(path: str) -> tuple[Usage, Usage]:
 
 
 def resize(path: str, size: int) -> None:
-    """Grow the file system mounted at `path` to so many bytes; 0 is all that its disk has."""
+    """Grow the file system mounted at `path` to so many bytes; 0 is all that its disk has. `DiskTooSmall`."""
     plan.check_path(path)
     found = mountinfo.find_mount(mountinfo.read_mounts(), path.rstrip("/"))
     if found is None:
@@ -55,7 +64,7 @@ def resize(path: str, size: int) -> None:
     disk = growfs.read_disk_size(found.device)
     if size > disk:
         text = f"its disk {found.source} has only {disk} bytes: let the host grow the disk first"
-        raise InvalidRequest(f"resize {path} to {size} bytes: {text}")
+        raise DiskTooSmall(f"resize {path} to {size} bytes: {text}", found.device)
     with _open_folder(path) as fd:
         if found.fstype == "xfs":
             _grow_xfs(fd, path, size or disk)

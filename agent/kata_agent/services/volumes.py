@@ -11,7 +11,7 @@ from kata_protocols.gen.empty_pb2 import Empty
 
 if TYPE_CHECKING:
     from kata_agent.agent import Agent
-    from kata_agent.mounts.volume import Usage
+    from kata_agent.mounts.volume import DiskTooSmall, Usage
     from kata_protocols.gen import agent_pb2
 
 
@@ -41,11 +41,27 @@ async def get_volume_stats(
 
 
 async def resize_volume(agent: Agent, request: agent_pb2.ResizeVolumeRequest) -> Empty:
-    """Grow a volume's file system."""
+    """Grow a volume's file system; a disk that the host has just grown is waited for."""
     from kata_agent.mounts import volume
 
-    await agent.worker.run(partial(volume.resize, request.volume_guest_path, request.size))
+    grow = partial(volume.resize, request.volume_guest_path, request.size)
+    try:
+        await agent.worker.run(grow)
+    except volume.DiskTooSmall as small:
+        await _wait_grown(agent, small, request.size)
+        await agent.worker.run(grow)
     return Empty()
+
+
+async def _wait_grown(agent: Agent, small: DiskTooSmall, size: int) -> None:
+    """Until the kernel has heard of the disk's new size; raises what was wrong when it does not."""
+    from kata_agent.devices.match import GrownDisk
+    from kata_agent.errors import TimedOut
+
+    try:
+        await agent.hotplug.wait(GrownDisk(small.device, size))
+    except TimedOut:
+        raise small from None
 
 
 async def remove_stale_virtiofs_share_mounts(
