@@ -57,7 +57,7 @@ def words(accelerator: str, **config: Any) -> dict[str, str]:
 
 def test_machine_without_room_for_more_is_as_it_was() -> None:
     assert words("tcg", cpus=2) == {
-        "-machine": "q35,accel=tcg,memory-backend=mem,kernel-irqchip=split",
+        "-machine": "q35,memory-backend=mem,kernel-irqchip=split",
         "-cpu": "max,-cx16",
         "-smp": "2,maxcpus=4",
     }
@@ -68,12 +68,12 @@ def test_processors_that_may_come_have_a_socket_each_and_emulation_has_a_hypervi
 ):
     sockets = "1,sockets=4,cores=1,threads=1,maxcpus=4"
     assert words("kvm", cpus=1, max_cpus=4) == {
-        "-machine": "q35,accel=kvm,memory-backend=mem,kernel-irqchip=split",
+        "-machine": "q35,memory-backend=mem,kernel-irqchip=split",
         "-cpu": "host",
         "-smp": sockets,
     }
     assert words("tcg", cpus=1, max_cpus=4) == {
-        "-machine": "q35,accel=tcg,memory-backend=mem,kernel-irqchip=split,vmport=on",
+        "-machine": "q35,memory-backend=mem,kernel-irqchip=split,vmport=on",
         "-cpu": "max,-cx16,-hypervisor",
         "-smp": sockets,
         "-smbios": "type=1,serial=VMware-0",

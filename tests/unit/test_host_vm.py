@@ -45,11 +45,13 @@ def test_guest_memory_is_a_shared_memfd_of_the_machines_size() -> None:
     assert words_after(command, "-m") == ["768M,slots=4,maxmem=4864M"]
 
 
-@pytest.mark.parametrize(("name", "cpu"), [("tcg", "max,-cx16"), ("kvm", "host")])
-def test_emulation_goes_without_cmpxchg16b(name: str, cpu: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "cpu", "accel"), [("tcg", "max,-cx16", "tcg,thread=single"), ("kvm", "host", "kvm")]
+)
+def test_emulation_goes_without_cmpxchg16b_and_on_one_thread(name: str, cpu: str, accel: str) -> None:
     command = plan(VmConfig(GUEST), Accelerator(name, ""))  # type: ignore[arg-type]
     assert words_after(command, "-cpu") == [cpu]
-    assert f"accel={name}," in words_after(command, "-machine")[0]
+    assert words_after(command, "-accel") == [accel]
 
 
 def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:

@@ -1,8 +1,9 @@
 """A second boot after a fault of the emulator.
 
 Owns: what counts as such a fault, and that there is one more try. Must not know: how a machine is booted.
-QEMU 7.2's multi-threaded emulation now and then (once in some hundred boots with two CPUs) runs a half-patched
-instruction of a starting kernel, which dies of a fatal exception before PID 1. The same kernel boots the next time.
+QEMU 7.2's emulation now and then runs a half-patched instruction of a starting kernel, which dies of a fatal exception
+before PID 1: seen once in some hundred boots with a thread for each CPU, and not since they take turns (decision 0170).
+The same kernel boots the next time.
 """
 
 from __future__ import annotations

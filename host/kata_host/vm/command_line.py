@@ -36,6 +36,9 @@ _WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
 _LEAST_MAX_CPUS = 4
 
+# Emulated processors take turns on one thread (decision 0170).
+_ACCEL = {"kvm": "kvm", "tcg": "tcg,thread=single"}
+
 # `-cx16`: emulation of QEMU 7.2 loses the flags of cmpxchg16b with more than one CPU, and the guest's allocator dies.
 _CPU = {"kvm": "host", "tcg": "max,-cx16"}
 
@@ -139,17 +142,18 @@ def _plan_devices(config: VmConfig) -> list[str]:
 
 def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
     """The board and its processors. See decision 0095 for the disguise."""
-    machine = f"q35,accel={accelerator.name},memory-backend=mem,kernel-irqchip=split"
+    board = "q35,memory-backend=mem,kernel-irqchip=split"
     cpu = plan_cpu(config, accelerator)
+    accel = ("-accel", _ACCEL[accelerator.name])
     if config.max_cpus is None:
         topology = f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}"
-        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
+        return ["-machine", board, *accel, "-cpu", cpu, "-smp", topology]
     topology = f"{config.cpus},sockets={config.max_cpus},cores=1,threads=1,maxcpus={config.max_cpus}"
     if accelerator.name == "kvm":
-        return ["-machine", machine, "-cpu", cpu, "-smp", topology]
+        return ["-machine", board, *accel, "-cpu", cpu, "-smp", topology]
     # A kernel that takes the machine for a real one leaves no room for processors that come later.
     disguise = ["-smbios", "type=1,serial=VMware-0"]
-    return ["-machine", f"{machine},vmport=on", "-cpu", cpu, "-smp", topology, *disguise]
+    return ["-machine", f"{board},vmport=on", *accel, "-cpu", cpu, "-smp", topology, *disguise]
 
 
 def plan_cpu(config: VmConfig, accelerator: Accelerator) -> str:
