@@ -81,7 +81,7 @@ class Guest:
     @asynccontextmanager
     async def connect(self, *, reconnect: bool = False) -> AsyncIterator[Sandbox]:
         """A connection of its own to the sandbox that the machine has."""
-        async with await connect(self.address, 10.0, reconnect=reconnect) as client:
+        async with await connect(self.address, reconnect=reconnect) as client:
             yield Sandbox(client, "shared", pb.GuestDetailsResponse())
 
 
@@ -122,7 +122,7 @@ def boot_guest(folder: Path, *words: str, options: Sequence[str] = ()) -> Iterat
         console, qmp = Path(described["console"]), Path(described["qmp"])
         yield Guest(described["address"], console, share, vm_dir, disk, qmp)
     finally:
-        run_tool("vm", "stop", "--all", vm_dir=vm_dir, timeout_s=30)
+        run_tool("vm", "stop", "--all", vm_dir=vm_dir)
 
 
 async def follow_console(console: Path) -> AsyncGenerator[str, None]:
