@@ -208,8 +208,17 @@ def test_quirk_13_there_is_no_network_namespace_of_a_containers_own(tmp_path):
 def test_quirk_15_each_container_has_a_cgroup_namespace_of_its_own(tmp_path):
     async def body():
         async with native_agent(tmp_path) as agent:
-            spec = oci_spec("sh", "-c", "readlink /proc/self/ns/cgroup; grep 0:: /proc/self/cgroup")
-            first, second = await lines_of(agent, spec), await lines_of(agent, spec)
+            script = "readlink /proc/self/ns/cgroup; grep 0:: /proc/self/cgroup; sleep 1000"
+            spec = oci_spec("sh", "-c", script)
+
+            async def two_lines() -> list[str]:
+                container, seen = await run_spec(agent, spec), b""
+                while seen.count(b"\n") < 2:
+                    seen += await agent.read(container)
+                return seen.decode().splitlines()
+
+            # both live: the number of a namespace that has gone is given again
+            first, second = await two_lines(), await two_lines()
             assert first[1] == second[1] == "0::/"
             assert len({first[0], second[0], os.readlink("/proc/self/ns/cgroup")}) == 3
 

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-LONG_S = 120.0
+LONG_S = 300.0
 
 
 @cache
