@@ -45,13 +45,29 @@ def test_guest_memory_is_a_shared_memfd_of_the_machines_size() -> None:
     assert words_after(command, "-m") == ["768M,slots=4,maxmem=4864M"]
 
 
-@pytest.mark.parametrize(
-    ("name", "cpu", "accel"), [("tcg", "max,-cx16", "tcg,thread=single"), ("kvm", "host", "kvm")]
-)
-def test_emulation_goes_without_cmpxchg16b_and_on_one_thread(name: str, cpu: str, accel: str) -> None:
+@pytest.mark.parametrize(("name", "cpu"), [("tcg", "max,-cx16"), ("kvm", "host")])
+def test_emulation_goes_without_cmpxchg16b(name: str, cpu: str) -> None:
     command = plan(VmConfig(GUEST), Accelerator(name, ""))  # type: ignore[arg-type]
     assert words_after(command, "-cpu") == [cpu]
+    assert words_after(command, "-accel") == [name]
+
+
+@pytest.mark.parametrize(("name", "accel"), [("tcg", "tcg,thread=single"), ("kvm", "kvm")])
+def test_emulated_processors_take_turns_where_that_is_asked_for(name: str, accel: str) -> None:
+    asked = Accelerator(name, "")  # type: ignore[arg-type]
+    command = plan_command(VmConfig(GUEST), asked, (), Path("/run/vm"), 7, "1700", one_thread=True)
     assert words_after(command, "-accel") == [accel]
+
+
+@pytest.mark.parametrize(("word", "wanted"), [("", False), ("multi", False), ("single", True)])
+def test_the_environment_says_whether_they_take_turns(word: str, wanted: bool) -> None:
+    assert accel.wants_one_thread({accel.VARIABLE: word}) is wanted
+    assert accel.wants_one_thread({}) is False
+
+
+def test_a_word_that_says_neither_is_refused() -> None:
+    with pytest.raises(VmError, match="KATA_TCG_THREAD=two: give single or multi"):
+        accel.wants_one_thread({accel.VARIABLE: "two"})
 
 
 def test_the_kernel_hears_of_the_doorbell_and_more_words_come_last() -> None:

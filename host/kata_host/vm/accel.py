@@ -1,7 +1,8 @@
 """Decides between KVM and emulation by trying: /dev/kvm exists on machines where no guest can run under it.
 
 The trial boots our own kernel without a root until it says so on the console. A machine's answer is kept until
-its next boot. Knows nothing of the machine that is started later.
+its next boot. Emulation has a thread for each processor unless `KATA_TCG_THREAD` is `single`. Knows nothing of the
+machine that is started later.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from kata_host.vm.base import Accelerator
+from kata_host.vm.base import Accelerator, VmError
 from kata_host.vm.process import Child, ChildFailed, read_tail
 
+VARIABLE = "KATA_TCG_THREAD"
 PROBE_TIMEOUT_S = 15.0
 
 # The last thing a kernel says that found neither an initrd nor a root: it ran its whole start-up, timers included.
@@ -42,6 +45,14 @@ async def choose_accelerator(program: str, kernel: Path, cache_dir: Path) -> Acc
     draft.write_text(json.dumps({"key": key, "name": answer.name, "reason": answer.reason}))
     draft.replace(cache)
     return answer
+
+
+def wants_one_thread(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether emulated processors shall take turns (decision 0170). Raises `VmError` for a word that says neither."""
+    word = environ.get(VARIABLE) or "multi"
+    if word not in ("multi", "single"):
+        raise VmError(f"{VARIABLE}={word}: give single or multi")
+    return word == "single"
 
 
 def _find_obstacle() -> str | None:

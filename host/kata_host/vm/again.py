@@ -2,7 +2,7 @@
 
 Owns: what counts as such a fault, and that there is one more try. Must not know: how a machine is booted.
 QEMU 7.2's emulation now and then runs a half-patched instruction of a starting kernel, which dies of a fatal exception
-before PID 1: seen once in some hundred boots with a thread for each CPU, and not since they take turns (decision 0170).
+before PID 1: seen once in some hundred boots with a thread for each CPU, and not where they take turns (decision 0170).
 The same kernel boots the next time.
 """
 

@@ -36,9 +36,6 @@ _WINDOWS = "mem-reserve=32M,pref64-reserve=1G"
 _HOTPLUG_MEMORY_MIB = 4096
 _LEAST_MAX_CPUS = 4
 
-# Emulated processors take turns on one thread (decision 0170).
-_ACCEL = {"kvm": "kvm", "tcg": "tcg,thread=single"}
-
 # `-cx16`: emulation of QEMU 7.2 loses the flags of cmpxchg16b with more than one CPU, and the guest's allocator dies.
 _CPU = {"kvm": "host", "tcg": "max,-cx16"}
 
@@ -52,10 +49,13 @@ def plan_command(
     doorbell: str,
     root_disk: RootDisk | None = None,
     saved_memory: str | None = None,
+    *,
+    one_thread: bool = False,
 ) -> list[str]:
     """QEMU's command line. Guest memory is a shared memfd because vhost-user devices map it; KSM wants it private.
 
-    `saved_memory` are the options of the file with it, and then the machine waits to be told its state.
+    `saved_memory` are the options of the file with it, and then the machine waits to be told its state. `one_thread`:
+    emulated processors take turns (decision 0170).
     """
     root = plan_root(config.image, config.guest, root_disk, len(config.disks))
     kernel_args = (
@@ -75,7 +75,7 @@ def plan_command(
     command = [
         config.program, "-name", config.name or folder.name, "-nodefaults", "-display", "none", "-no-reboot",
         "-device", "intel-iommu,intremap=off,caching-mode=on",
-        *_plan_processors(config, accelerator),
+        *_plan_processors(config, accelerator, one_thread=one_thread),
         "-m", f"{memory}M,slots=4,maxmem={memory + _HOTPLUG_MEMORY_MIB}M",
         "-object", f"memory-backend-{backend},id=mem,size={memory}M,{sharing}",
         "-kernel", str(config.guest.kernel), "-initrd", str(root.initrd),
@@ -140,11 +140,12 @@ def _plan_devices(config: VmConfig) -> list[str]:
     return arguments
 
 
-def _plan_processors(config: VmConfig, accelerator: Accelerator) -> list[str]:
+def _plan_processors(config: VmConfig, accelerator: Accelerator, *, one_thread: bool) -> list[str]:
     """The board and its processors. See decision 0095 for the disguise."""
     board = "q35,memory-backend=mem,kernel-irqchip=split"
     cpu = plan_cpu(config, accelerator)
-    accel = ("-accel", _ACCEL[accelerator.name])
+    turns = ",thread=single" if one_thread and accelerator.name == "tcg" else ""
+    accel = ("-accel", accelerator.name + turns)
     if config.max_cpus is None:
         topology = f"{config.cpus},maxcpus={max(_LEAST_MAX_CPUS, config.cpus)}"
         return ["-machine", board, *accel, "-cpu", cpu, "-smp", topology]

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from qemu.qmp import QMPError
 
-from kata_host.vm.accel import choose_accelerator
+from kata_host.vm.accel import choose_accelerator, wants_one_thread
 from kata_host.vm.again import boot_with_second_try
 from kata_host.vm.base import Timeline, VmConfig, VmError
 from kata_host.vm.command_line import plan_command
@@ -124,6 +124,7 @@ async def start(
             running.doorbell,
             root,
             saved_memory,
+            one_thread=wants_one_thread(),
         )
         fds = (theirs.fileno(), *vsock.pass_fds, *pass_fds)
         child = Child("qemu", command, log=vm.folder / QEMU_LOG, pass_fds=fds)
