@@ -6,6 +6,7 @@ such a machine has from its start. Must not know: when. Follows QEMU's QMP refer
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from kata_host.vm.base import VmConfig
@@ -17,6 +18,7 @@ PORTS = 8
 VSOCK, SHARE = "vsock0", "share0"
 _OWN_PORTS = {VSOCK: "rp6", SHARE: "rp7"}
 _SERIAL = ("serial0", "channel0", "bell0")
+_LOOK_S = 0.02
 _NUMBERS = ("guest-cid",)
 
 Call = tuple[str, dict[str, Any]]
@@ -42,6 +44,19 @@ async def plug(machine: Machine, arguments: tuple[str, ...], name: str) -> None:
     """Plug it. Raises `VmError`."""
     for command, values in plan_calls(arguments, name):
         await machine.execute(command, values)
+
+
+async def wait_driven(machine: Machine, name: str) -> None:
+    """Until the guest's driver has taken a plugged virtio device; nothing tells, so QEMU is asked again and again.
+
+    vhost-device-vsock 0.3.0 that is called before stands still for good, now and then. Bound it from outside.
+    """
+    path: dict[str, Any] = {"path": f"/machine/peripheral/{name}/virtio-backend"}
+    while True:
+        told: Any = await machine.execute("x-query-virtio-status", path)
+        if any("DRIVER_OK" in word for word in told["status"]["statuses"]):
+            return
+        await asyncio.sleep(_LOOK_S)
 
 
 async def find_plugged(machine: Machine, config: VmConfig) -> tuple[str, ...]:

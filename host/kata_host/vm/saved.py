@@ -106,7 +106,7 @@ async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.
     vm.timeline.mark("running")
     try:
         async with asyncio.timeout(RESUME_TIMEOUT_S):
-            report = await run_while_alive(_tell_resumed(vm.address, hostname, machine_id), vm.child)
+            report = await run_while_alive(_tell_resumed(vm, hostname, machine_id), vm.child)
     except ChildFailed as exc:
         raise VmError(f"{vm.name}: the machine ended when it was to go on: {exc}") from exc
     except (OSError, TimeoutError) as exc:
@@ -116,8 +116,10 @@ async def resume(vm: QemuVm, *, hostname: str = "", machine_id: str = "") -> pb.
     return report
 
 
-async def _tell_resumed(address: str, hostname: str, machine_id: str) -> pb.ResumedResponse:
-    async with await open_caller(address, timeout_s=RESUME_TIMEOUT_S) as client:
+async def _tell_resumed(vm: QemuVm, hostname: str, machine_id: str) -> pb.ResumedResponse:
+    if vm.config.channel == "vsock":
+        await own_devices.wait_driven(vm, own_devices.VSOCK)
+    async with await open_caller(vm.address, timeout_s=RESUME_TIMEOUT_S) as client:
         way_ns = await _measure_way(AgentClient(client))
         names = {"hostname": hostname, "machine_id": machine_id}
         given = secrets.token_bytes(RANDOM_BYTES)
